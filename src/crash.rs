@@ -1,0 +1,67 @@
+//! Named points at which a debug build can be told to die.
+//!
+//! Owns: the list of points and the environment variable `OUBLIETTE_CRASH_AT=<point>[:n]` (die at the n-th passage,
+//! counted from 1). The process kills itself with SIGKILL, so nothing is flushed, unlocked or unwound: what the crash
+//! tests then see is what a power cut leaves to the file system's cache. Release builds compile the points away.
+
+/// Every point, in the order in which an append and then a forget pass them.
+pub const POINTS: &[&str] = &[
+    "keys.before-commit",
+    "keys.after-commit",
+    "append.sealed",
+    "append.queued",
+    "log.before-insert",
+    "log.before-commit",
+    "log.after-commit",
+    "append.before-reply",
+    "forget.before-request",
+    "forget.after-request",
+    "forget.before-approval",
+    "forget.after-approval",
+    "forget.before-fence",
+    "forget.after-fence",
+    "destroy.before-zero",
+    "destroy.zeroed",
+    "destroy.before-commit",
+    "destroy.after-commit",
+    "forget.after-destroy",
+    "wash.before-checkpoint",
+    "wash.after-checkpoint",
+    "wash.overwritten",
+    "forget.after-wash",
+    "forget.after-evict",
+    "forget.before-destroyed-event",
+    "forget.after-destroyed-event",
+    "forget.before-verify",
+    "forget.after-verify",
+    "keyring.before-record",
+    "keyring.after-record",
+    "forget.before-completion",
+    "forget.after-completion",
+];
+
+/// Dies here if the environment says so.
+#[cfg(debug_assertions)]
+pub fn point(name: &'static str) {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static WANTED: OnceLock<Option<(String, u32)>> = OnceLock::new();
+    static PASSED: AtomicU32 = AtomicU32::new(0);
+    debug_assert!(POINTS.contains(&name), "unlisted crash point {name}");
+    let wanted = WANTED.get_or_init(|| {
+        let text = std::env::var("OUBLIETTE_CRASH_AT").ok()?;
+        let (point, nth) = text.rsplit_once(':').unwrap_or((&text, "1"));
+        Some((point.to_owned(), nth.parse().unwrap_or(1)))
+    });
+    if let Some((point, nth)) = wanted
+        && point == name
+        && PASSED.fetch_add(1, Ordering::SeqCst) + 1 == *nth
+    {
+        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+    }
+}
+
+/// Nothing in a release build.
+#[cfg(not(debug_assertions))]
+#[inline(always)]
+pub fn point(_name: &'static str) {}
