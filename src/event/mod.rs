@@ -142,13 +142,35 @@ impl std::fmt::Display for SubjectRef {
     }
 }
 
+/// Whom a caller means: by the caller's own id, or by our pseudonym.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum SubjectKey {
+    /// The caller's own id.
+    External(ExternalId),
+    /// `ds_…`.
+    Ref(SubjectRef),
+}
+
+impl SubjectKey {
+    /// Parses either form: a text that begins with `ds_` must be a pseudonym.
+    ///
+    /// # Errors
+    /// [`NameError`] when it is neither.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        match SubjectRef::parse(text) {
+            Some(subject) => Ok(Self::Ref(subject)),
+            None => ExternalId::parse(text).map(Self::External),
+        }
+    }
+}
+
 /// A mark that travels with the event: this place is personal data of that person.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InlineMark {
     /// Place in `data`.
     pub path: Pointer,
     /// Whose data it is.
-    pub subject: ExternalId,
+    pub subject: SubjectKey,
     /// Why it is processed; empty means `general`.
     pub purposes: Vec<Purpose>,
     /// Kind of data, for example `contact.email`.

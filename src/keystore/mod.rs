@@ -4,11 +4,6 @@
 //! schemas, HTTP. Keeps invariants 4 (a key is durable before it is handed out), 5 (a destroyed key is in no file),
 //! 6 (destroyed, unknown and unavailable are three answers) and 7 (nothing re-keys the forgotten).
 
-pub mod keyring;
-pub mod lease;
-pub mod sqlite;
-pub mod wrap;
-
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -17,7 +12,7 @@ use sha2::Sha256;
 
 use crate::clock::Millis;
 use crate::domain;
-use crate::event::{ExternalId, Purpose, SubjectRef};
+use crate::event::{ExternalId, Purpose, SubjectKey, SubjectRef};
 use crate::secret::{EntropyError, Secret32};
 
 /// A key's public name, which is also a commitment to the key: `HKDF-Expand(key, "oubliette/v1/key-commitment")`.
@@ -75,15 +70,6 @@ pub struct DekId {
     pub purpose: Purpose,
     /// Counts re-authorisations of the purpose, from 0.
     pub generation: u32,
-}
-
-/// Whom a caller means.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum SubjectKey {
-    /// The caller's own id.
-    External(ExternalId),
-    /// Our pseudonym.
-    Ref(SubjectRef),
 }
 
 /// What the external-id map says of a person.

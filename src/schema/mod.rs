@@ -8,7 +8,7 @@
 
 use serde_json::Value;
 
-use crate::event::{Category, EventType, ExternalId, NewEvent, Pointer, Purpose};
+use crate::event::{Category, EventType, NewEvent, Pointer, Purpose, SubjectKey};
 
 /// A caller's event after validation: everything sealing needs to know.
 #[derive(Clone, Debug)]
@@ -29,18 +29,9 @@ pub struct Prepared {
 #[derive(Clone, Debug)]
 pub struct SubjectSite {
     /// The person: the caller's id, or a pseudonym of ours if the caller wrote one.
-    pub subject: crate::schema::SubjectId,
+    pub subject: SubjectKey,
     /// Where in `data` the id stands; `None` for in-line subjects that stand nowhere in the payload.
     pub path: Option<Pointer>,
-}
-
-/// How the caller named the person.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum SubjectId {
-    /// The caller's own id.
-    External(ExternalId),
-    /// `ds_…`.
-    Ref(crate::event::SubjectRef),
 }
 
 /// A personal value in an event.
