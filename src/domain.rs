@@ -46,6 +46,14 @@ pub fn lp(items: &[&[u8]]) -> Vec<u8> {
     out
 }
 
+/// The next digest of the erasure record: `SHA-256(LP(ERASURE_RECORD, previous, be64(number), subject, scope))`.
+/// `scope` is `*` for a whole person, else the purposes joined by spaces.
+pub fn erasure_digest(previous: &[u8; 32], number: u64, subject: &[u8; 16], scope: &str) -> [u8; 32] {
+    use sha2::Digest;
+    let text = lp(&[ERASURE_RECORD, previous, &number.to_be_bytes(), subject, scope.as_bytes()]);
+    sha2::Sha256::digest(text).into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::lp;

@@ -202,6 +202,8 @@ pub struct NewEvent {
     pub time: Option<Millis>,
     /// `CloudEvents` `source`, kept when given.
     pub source: Option<String>,
+    /// `CloudEvents` `id`, kept when it is not a UUID.
+    pub source_id: Option<String>,
 }
 
 #[cfg(test)]

@@ -1,0 +1,547 @@
+//! The event log: an immutable, ordered, verifiable history of sealed events.
+//!
+//! Owns: the contract every engine keeps, and the values that cross it. Must not know: clear personal values (it takes
+//! only `SealedEvent`, which only `sealing` makes), schemas, keys, HTTP. Keeps invariants 2, 3 and 10.
+
+pub mod plan;
+pub mod sqlite;
+
+use std::collections::HashMap;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+
+use crate::clock::Millis;
+use crate::event::{Category, EventId, EventType, ExpectedRevision, Position, Purpose, Revision, StoreId};
+use crate::event::{StreamId, StreamName, SubjectRef};
+use crate::merkle::Frontier;
+use crate::sealing::SealedEvent;
+
+/// Everything that must land together, in one durable transaction.
+#[derive(Default)]
+pub struct Batch {
+    /// Independent jobs: each succeeds or is refused by itself.
+    pub jobs: Vec<Job>,
+    /// Personal reads to be recorded before their first byte leaves.
+    pub access: Vec<AccessEntry>,
+}
+
+/// One request's appends and effects: all of it or nothing.
+pub struct Job {
+    /// Appends, to distinct streams.
+    pub appends: Vec<StreamAppend>,
+    /// What must hold beyond the expected revisions.
+    pub conditions: Vec<Condition>,
+    /// Makes a repetition of the request a replay.
+    pub idempotency: Option<Idempotency>,
+    /// Changes of state that the events speak of. Only the system's own jobs have any.
+    pub effects: Vec<Effect>,
+    /// When the job was handed in; the log never records earlier than its last event.
+    pub at: Millis,
+}
+
+/// Events for one stream.
+pub struct StreamAppend {
+    /// The stream.
+    pub stream: StreamName,
+    /// What it is expected to be.
+    pub expected: ExpectedRevision,
+    /// At least one event.
+    pub events: Vec<SealedEvent>,
+}
+
+/// A precondition of a job.
+#[derive(Clone, Debug)]
+pub enum Condition {
+    /// A stream that the job need not append to has this revision.
+    Stream {
+        /// The stream.
+        stream: StreamName,
+        /// The expectation.
+        expected: ExpectedRevision,
+    },
+    /// No event after a position matches (a dynamic consistency boundary).
+    NoneMatching {
+        /// Only later events count; `None` counts all.
+        after: Option<Position>,
+        /// What must not be there.
+        filter: Filter,
+    },
+}
+
+/// Which events: every given part must match; an empty part matches all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Of this category.
+    pub category: Option<Category>,
+    /// Of one of these types.
+    pub types: Vec<EventType>,
+    /// About this data subject.
+    pub subject: Option<SubjectRef>,
+}
+
+/// An idempotency key and what it came with, as keyed digests: the body's personal data must not be confirmable.
+#[derive(Clone, Copy, Debug)]
+pub struct Idempotency {
+    /// Keyed digest of principal and key.
+    pub key: [u8; 32],
+    /// Keyed digest of the request.
+    pub request: [u8; 32],
+    /// Forgotten after this time.
+    pub expires: Millis,
+}
+
+/// A change of state in the same transaction as the event that says it.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// Fences a person or purposes and adds the next entry of the erasure record.
+    Fence {
+        /// Whose data.
+        subject: SubjectRef,
+        /// The purposes; `None` is the whole person.
+        purposes: Option<Vec<Purpose>>,
+        /// Legal basis, `gdpr:A17-1-b`.
+        basis: String,
+        /// The forget request.
+        request: String,
+    },
+    /// Marks an entry of the erasure record complete.
+    Completed {
+        /// The forget request.
+        request: String,
+    },
+    /// Allows the next generation of fenced purposes.
+    Reauthorize {
+        /// Whose data.
+        subject: SubjectRef,
+        /// The purposes.
+        purposes: Vec<Purpose>,
+    },
+    /// Where a forget request stands now.
+    Request {
+        /// The request.
+        id: String,
+        /// Whom it is about.
+        subject: SubjectRef,
+        /// Its status.
+        status: &'static str,
+        /// Its legal deadline.
+        due: Millis,
+    },
+}
+
+/// One personal read, before it happens.
+#[derive(Clone, Debug)]
+pub struct AccessEntry {
+    /// When.
+    pub at: Millis,
+    /// Which API key.
+    pub principal: String,
+    /// For which purpose.
+    pub purpose: String,
+    /// Whose data.
+    pub subject: SubjectRef,
+    /// Route template, never the path itself.
+    pub route: std::borrow::Cow<'static, str>,
+    /// How many values.
+    pub fields: u32,
+    /// The stated reason, if any.
+    pub reason: String,
+    /// Request id.
+    pub request: String,
+}
+
+/// Where a job's events landed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// Per stream of the job, in order.
+    pub streams: Vec<AppendedStream>,
+    /// Whether an earlier request already did it.
+    pub replayed: bool,
+}
+
+/// Where events of one stream landed: revisions and positions are consecutive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppendedStream {
+    /// The stream.
+    pub stream: StreamName,
+    /// Revision of the first event.
+    pub first_revision: Revision,
+    /// Position of the first event.
+    pub first_position: Position,
+    /// Ids, in order.
+    pub ids: Vec<EventId>,
+}
+
+impl AppendedStream {
+    /// Revision of the last event.
+    pub fn last_revision(&self) -> Revision {
+        Revision(self.first_revision.0 + self.ids.len() as u64 - 1)
+    }
+
+    /// Position of the last event.
+    pub fn last_position(&self) -> Position {
+        Position(self.first_position.0 + self.ids.len() as u64 - 1)
+    }
+}
+
+/// Why one job was refused; the others of its batch are not affected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// A condition does not hold.
+    Condition {
+        /// Index of the condition.
+        index: usize,
+    },
+    /// A person was forgotten between sealing and committing.
+    DataSubjectErased {
+        /// Who.
+        subject: SubjectRef,
+    },
+    /// Some, not all, of the event ids are already in the stream, or not in this order.
+    EventIdConflict {
+        /// The stream.
+        stream: StreamName,
+    },
+    /// The idempotency key came earlier with another request.
+    IdempotencyKeyReuse,
+    /// The stream is not at the expected revision.
+    WrongExpectedRevision {
+        /// The stream.
+        stream: StreamName,
+        /// What was expected.
+        expected: ExpectedRevision,
+        /// What it is at; `None` when it has no events.
+        current: Option<Revision>,
+    },
+}
+
+/// Why a whole batch did not commit.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CommitError {
+    /// Nothing was written.
+    #[error("the event log is unavailable: {reason}")]
+    Unavailable {
+        /// A fact about the failure, without values.
+        reason: &'static str,
+    },
+    /// It is not known whether the batch was written; the writer reloads the head and looks the ids up.
+    #[error("the outcome of the commit is not known")]
+    Indeterminate,
+}
+
+/// Why a read failed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The log cannot be read now.
+    #[error("the event log is unavailable: {reason}")]
+    Unavailable {
+        /// A fact about the failure, without values.
+        reason: &'static str,
+    },
+    /// The bytes contradict the format.
+    #[error("the event log is corrupt in table {table}, column {column}, row {row}")]
+    Corrupt {
+        /// Table.
+        table: &'static str,
+        /// Column.
+        column: &'static str,
+        /// Position or row number.
+        row: u64,
+    },
+}
+
+/// Direction of a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Oldest first.
+    Forward,
+    /// Newest first.
+    Backward,
+}
+
+/// One page to be read.
+#[derive(Clone, Debug)]
+pub struct ReadQuery {
+    /// One stream, or all.
+    pub stream: Option<StreamName>,
+    /// First revision (of a stream) or position (of all) to return; `None` starts at the beginning or end.
+    pub from: Option<u64>,
+    /// Direction.
+    pub direction: Direction,
+    /// Most events to return.
+    pub limit: usize,
+    /// Most bytes of events to return; at least one event comes anyway.
+    pub max_bytes: usize,
+    /// Only events up to and including this position.
+    pub until: Option<Position>,
+    /// Which events.
+    pub filter: Filter,
+    /// Whether the system's own streams are part of a read of all.
+    pub system: bool,
+}
+
+/// A page, with the fences of the same snapshot.
+#[derive(Debug)]
+pub struct Page {
+    /// The events in the order asked for.
+    pub events: Vec<StoredEvent>,
+    /// Fences of every person in the page.
+    pub fences: Fences,
+    /// Where the next page begins; `None` at the end.
+    pub next: Option<u64>,
+    /// The log's next position in this snapshot.
+    pub head: u64,
+    /// Last revision of the stream, for stream reads of a stream that exists.
+    pub last_revision: Option<Revision>,
+}
+
+/// An event as stored.
+#[derive(Clone, Debug)]
+pub struct StoredEvent {
+    /// Global position.
+    pub position: Position,
+    /// Event id.
+    pub id: EventId,
+    /// Stream.
+    pub stream: StreamName,
+    /// Revision in the stream.
+    pub revision: Revision,
+    /// Type.
+    pub event_type: EventType,
+    /// Schema version; `None` without a schema.
+    pub schema_version: Option<u32>,
+    /// When the log recorded it.
+    pub recorded: Millis,
+    /// Canonical JSON metadata, written by `sealing`.
+    pub meta: String,
+    /// Canonical JSON payload with holes.
+    pub public: String,
+    /// Envelopes, or `None` where there never were any or all are gone.
+    pub sealed: Option<Vec<u8>>,
+}
+
+/// What a verifier needs beside the event itself.
+#[derive(Clone, Debug)]
+pub struct AuditRow {
+    /// The event.
+    pub event: StoredEvent,
+    /// The stream's id.
+    pub stream_id: StreamId,
+    /// Salts of metadata and public part; `None` once destroyed.
+    pub salts: Option<Vec<u8>>,
+    /// Commitments: metadata, public part, then one per slot; 32 bytes each.
+    pub commitments: Vec<u8>,
+    /// Stored leaf hash.
+    pub leaf: [u8; 32],
+}
+
+/// Why a scope may not be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fence {
+    /// Covered purpose; `None` covers all.
+    pub purpose: Option<Purpose>,
+    /// Covers generations up to this one.
+    pub generation: u32,
+    /// Whether later generations are allowed.
+    pub reauthorized: bool,
+    /// `erased`, `expired` or `restricted`.
+    pub state: FenceState,
+    /// Legal basis.
+    pub basis: String,
+    /// The forget request.
+    pub request: String,
+    /// Since when.
+    pub at: Millis,
+    /// The store's erasure epoch that this fence began.
+    pub epoch: u64,
+}
+
+/// States a fence can put data into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FenceState {
+    /// Art. 17.
+    Erased,
+    /// Retention ended.
+    Expired,
+    /// Art. 18.
+    Restricted,
+}
+
+impl FenceState {
+    /// The word used in the database and in answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Erased => "erased",
+            Self::Expired => "expired",
+            Self::Restricted => "restricted",
+        }
+    }
+}
+
+/// Fences by person.
+#[derive(Clone, Debug, Default)]
+pub struct Fences(pub HashMap<SubjectRef, Vec<Fence>>);
+
+impl Fences {
+    /// The fence that covers this key's data, if any.
+    pub fn covering(&self, subject: &SubjectRef, purpose: &str, generation: u32) -> Option<&Fence> {
+        let covers = |fence: &&Fence| {
+            fence.purpose.as_ref().is_none_or(|p| p.as_str() == purpose) && generation <= fence.generation
+        };
+        self.0.get(subject)?.iter().find(covers)
+    }
+
+    /// The latest erasure epoch among the fences, 0 without any: part of the page's `ETag`.
+    pub fn epoch(&self) -> u64 {
+        self.0.values().flatten().map(|fence| fence.epoch).max().unwrap_or(0)
+    }
+}
+
+/// One slot of one event of a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FootprintRow {
+    /// Event.
+    pub position: Position,
+    /// Slot; `None` where the event only names the person.
+    pub slot: Option<u16>,
+    /// Purpose of the slot.
+    pub purpose: Purpose,
+    /// Generation of the key.
+    pub generation: u32,
+}
+
+/// An entry of the erasure record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ErasureRow {
+    /// Dense number, from 1.
+    pub number: u64,
+    /// The forget request.
+    pub request: String,
+    /// Who.
+    pub subject: SubjectRef,
+    /// The purposes; `None` is the whole person.
+    pub purposes: Option<Vec<Purpose>>,
+    /// Legal basis.
+    pub basis: String,
+    /// When the fence was set.
+    pub fenced: Millis,
+    /// When it was complete.
+    pub completed: Option<Millis>,
+    /// Digest chain up to here.
+    pub digest: [u8; 32],
+}
+
+/// A forget request in a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestRow {
+    /// The request.
+    pub id: String,
+    /// Whom it is about.
+    pub subject: SubjectRef,
+    /// Status word.
+    pub status: String,
+    /// Legal deadline.
+    pub due: Millis,
+}
+
+/// A recorded personal read.
+#[derive(Clone, Debug)]
+pub struct AccessRow {
+    /// Number of the entry.
+    pub id: u64,
+    /// The entry.
+    pub entry: AccessEntry,
+}
+
+/// Where the log ends.
+#[derive(Clone, Debug)]
+pub struct Head {
+    /// The store.
+    pub store: StoreId,
+    /// Next position, which is also the number of events and the size of the tree.
+    pub next: Position,
+    /// Time of the last event.
+    pub recorded: Millis,
+    /// Edge of the Merkle tree.
+    pub frontier: Frontier,
+    /// Number of fences ever set.
+    pub erasure_epoch: u64,
+}
+
+/// A stream in a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamInfo {
+    /// Name.
+    pub name: StreamName,
+    /// Last revision.
+    pub last_revision: Revision,
+    /// When its last event was recorded.
+    pub last_recorded: Millis,
+}
+
+/// The contract of an event-log engine. Reads see one committed snapshot each. A commit is durable when it returns.
+pub trait EventLog: Send + Sync {
+    /// Commits a batch: assigns revisions and positions from the head, extends the tree, checks fences in the same
+    /// transaction, flushes. One outcome per job, in order.
+    fn commit(&self, batch: Batch) -> BoxFuture<'_, Result<Vec<Result<Appended, Refused>>, CommitError>>;
+
+    /// Reads a page and the fences of everyone in it, in one snapshot.
+    fn read(&self, query: ReadQuery) -> BoxFuture<'_, Result<Page, ReadError>>;
+
+    /// Reads what a verifier needs, by position.
+    fn audit_rows(&self, from: Position, limit: usize) -> BoxFuture<'_, Result<Vec<AuditRow>, ReadError>>;
+
+    /// Where the log ends.
+    fn head(&self) -> BoxFuture<'_, Result<Head, ReadError>>;
+
+    /// Follows the next position. A hint: subscriptions still read.
+    fn watch(&self) -> watch::Receiver<u64>;
+
+    /// One stream; `None` when it has no events.
+    fn stream(&self, name: StreamName) -> BoxFuture<'_, Result<Option<StreamInfo>, ReadError>>;
+
+    /// Streams by name, after `after`.
+    fn streams(
+        &self,
+        after: Option<String>,
+        category: Option<Category>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<StreamInfo>, ReadError>>;
+
+    /// The last position recorded at or before a time; `None` when there is none.
+    fn position_at(&self, time: Millis) -> BoxFuture<'_, Result<Option<Position>, ReadError>>;
+
+    /// A person's slots and mentions, by position, after `after`.
+    fn footprint(
+        &self,
+        subject: SubjectRef,
+        after: Option<(Position, i32)>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<FootprintRow>, ReadError>>;
+
+    /// Fences of these people.
+    fn fences(&self, subjects: Vec<SubjectRef>) -> BoxFuture<'_, Result<Fences, ReadError>>;
+
+    /// The erasure record after a number.
+    fn erasures(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<ErasureRow>, ReadError>>;
+
+    /// Forget requests by deadline; all, or those of one status; after an id.
+    fn requests(
+        &self,
+        status: Option<String>,
+        after: Option<String>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<RequestRow>, ReadError>>;
+
+    /// Personal reads, newest first; all, or those of one person; before an entry.
+    fn access_log(
+        &self,
+        subject: Option<SubjectRef>,
+        before: Option<u64>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<AccessRow>, ReadError>>;
+
+    /// Finishes what is under way and closes; later calls are refused as unavailable.
+    fn close(&self) -> BoxFuture<'_, ()>;
+}

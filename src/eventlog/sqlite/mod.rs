@@ -1,0 +1,289 @@
+//! The event log on SQLite: one file, one write connection on a thread of its own, a pool of read connections.
+//!
+//! Owns: threads and connections. Must not know: anything above the contract. The process holds a lock on the data
+//! directory (`app`), so this is the only writer; a failed flush stops it until the process is restarted, because after
+//! one nobody knows what the disk holds.
+
+mod commit;
+mod facts;
+mod insert;
+mod lookups;
+mod read;
+mod rows;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use futures_util::future::{BoxFuture, FutureExt};
+use rusqlite::Connection;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+
+use super::{
+    AccessRow, Appended, AuditRow, Batch, CommitError, ErasureRow, EventLog, Fences, FootprintRow, Head,
+    Page, ReadError, ReadQuery, Refused, RequestRow, StreamInfo,
+};
+use crate::clock::Millis;
+use crate::db::{self, Migration, OpenError, OpenMode};
+use crate::event::{Category, Position, StoreId, StreamName, SubjectRef};
+use crate::merkle::Frontier;
+use crate::secret::Entropy;
+
+/// The schema, step by step.
+pub const MIGRATIONS: &[Migration] =
+    &[Migration { version: 1, sql: include_str!("../../../migrations/events/sqlite/0001_event_log.sql") }];
+
+/// Settings of the engine.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Read connections.
+    pub readers: usize,
+    /// Page cache of each connection in KiB.
+    pub cache_kib: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { readers: 4, cache_kib: 64 * 1024 }
+    }
+}
+
+/// The SQLite event log.
+pub struct SqliteEventLog {
+    commands: mpsc::Sender<Command>,
+    readers: Arc<Readers>,
+    next: watch::Receiver<u64>,
+}
+
+enum Command {
+    Commit(Batch, oneshot::Sender<CommitResult>),
+    Close(oneshot::Sender<()>),
+}
+
+type CommitResult = Result<Vec<Result<Appended, Refused>>, CommitError>;
+
+impl SqliteEventLog {
+    /// Makes a new, empty event log; an existing file is refused.
+    ///
+    /// # Errors
+    /// [`OpenError`]; a half-made file is recognised as empty and refused later, never used.
+    pub fn create(path: &Path, store: StoreId, at: Millis, options: &Options, entropy: Arc<Entropy>) -> Opened {
+        let mut connection = db::open(path, OpenMode::Create)?;
+        db::migrate(&mut connection, MIGRATIONS)?;
+        connection
+            .execute(
+                "insert into head(one, format, store, next_position, recorded_ms, erasure_epoch, frontier)
+                 values (1, 1, ?1, 0, ?2, 0, ?3)",
+                (store.0, at.0, Frontier::default().to_bytes()),
+            )
+            .map_err(|error| db::classify(&error, "head"))?;
+        drop(connection);
+        Self::open(path, options, entropy)
+    }
+
+    /// Opens an existing event log.
+    ///
+    /// # Errors
+    /// [`OpenError`] when it is missing, locked, damaged or of a newer format.
+    pub fn open(path: &Path, options: &Options, entropy: Arc<Entropy>) -> Opened {
+        let mut connection = db::open(path, OpenMode::Existing)?;
+        db::migrate(&mut connection, MIGRATIONS)?;
+        tune(&connection, options)?;
+        // Checkpoints at 10,000 pages: the log stays at 40 MiB and is overwritten in place rather than grown.
+        db::setting(&connection, "wal_autocheckpoint", "10000", "10000")?;
+        let head = lookups::head(&connection).map_err(|_| OpenError::Unusable { reason: "head" })?;
+        let (publish, next) = watch::channel(head.next.0);
+        let readers = Arc::new(Readers::open(path, options)?);
+        let mut writer = commit::Writer::new(connection, head, publish, entropy);
+        let (commands, mut inbox) = mpsc::channel(16);
+        std::thread::Builder::new()
+            .name("event-log".into())
+            .spawn(move || {
+                while let Some(command) = inbox.blocking_recv() {
+                    match command {
+                        Command::Commit(batch, reply) => drop(reply.send(writer.commit(batch))),
+                        Command::Close(reply) => {
+                            writer.close();
+                            let _ = reply.send(());
+                            return;
+                        }
+                    }
+                }
+            })
+            .map_err(|_| OpenError::Unusable { reason: "thread" })?;
+        Ok(Self { commands, readers, next })
+    }
+
+    fn with_reader<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> Result<T, ReadError> + Send + 'static,
+    ) -> BoxFuture<'_, Result<T, ReadError>> {
+        let readers = Arc::clone(&self.readers);
+        async move {
+            let permit = Arc::clone(&readers.permits)
+                .acquire_owned()
+                .await
+                .map_err(|_| ReadError::Unavailable { reason: "the event log is closed" })?;
+            tokio::task::spawn_blocking(move || {
+                let mut connection = readers.take()?;
+                let result = work(&mut connection);
+                readers.give(connection);
+                drop(permit);
+                result
+            })
+            .await
+            .unwrap_or(Err(ReadError::Unavailable { reason: "a read was cancelled" }))
+        }
+        .boxed()
+    }
+}
+
+/// What opening gives.
+pub type Opened = Result<SqliteEventLog, OpenError>;
+
+fn tune(connection: &Connection, options: &Options) -> Result<(), OpenError> {
+    let cache = format!("-{}", options.cache_kib);
+    db::setting(connection, "cache_size", &cache, &cache)
+}
+
+struct Readers {
+    path: PathBuf,
+    options: Options,
+    idle: Mutex<Vec<Connection>>,
+    permits: Arc<Semaphore>,
+}
+
+impl Readers {
+    fn open(path: &Path, options: &Options) -> Result<Self, OpenError> {
+        let readers = Self {
+            path: path.to_owned(),
+            options: options.clone(),
+            idle: Mutex::new(Vec::new()),
+            permits: Arc::new(Semaphore::new(options.readers.max(1))),
+        };
+        for _ in 0..options.readers.max(1) {
+            let connection = readers.connect()?;
+            readers.give(connection);
+        }
+        Ok(readers)
+    }
+
+    fn connect(&self) -> Result<Connection, OpenError> {
+        let connection = db::open(&self.path, OpenMode::ReadOnly)?;
+        tune(&connection, &self.options)?;
+        Ok(connection)
+    }
+
+    /// An idle connection; a new one where a panicking read lost its own.
+    fn take(&self) -> Result<Connection, ReadError> {
+        let idle = self.idle.lock().ok().and_then(|mut idle| idle.pop());
+        match idle {
+            Some(connection) => Ok(connection),
+            None => self.connect().map_err(|_| ReadError::Unavailable { reason: "no read connection" }),
+        }
+    }
+
+    fn give(&self, connection: Connection) {
+        if let Ok(mut idle) = self.idle.lock() {
+            idle.push(connection);
+        }
+    }
+
+    fn close(&self) {
+        self.permits.close();
+        if let Ok(mut idle) = self.idle.lock() {
+            idle.clear();
+        }
+    }
+}
+
+impl EventLog for SqliteEventLog {
+    fn commit(&self, batch: Batch) -> BoxFuture<'_, CommitResult> {
+        async move {
+            let closed = CommitError::Unavailable { reason: "the event log is closed" };
+            let (reply, answer) = oneshot::channel();
+            self.commands.send(Command::Commit(batch, reply)).await.map_err(|_| closed)?;
+            // The thread died after taking the batch: nobody knows.
+            answer.await.unwrap_or(Err(CommitError::Indeterminate))
+        }
+        .boxed()
+    }
+
+    fn read(&self, query: ReadQuery) -> BoxFuture<'_, Result<Page, ReadError>> {
+        self.with_reader(move |connection| read::page(connection, &query))
+    }
+
+    fn audit_rows(&self, from: Position, limit: usize) -> BoxFuture<'_, Result<Vec<AuditRow>, ReadError>> {
+        self.with_reader(move |connection| lookups::audit_rows(connection, from, limit))
+    }
+
+    fn head(&self) -> BoxFuture<'_, Result<Head, ReadError>> {
+        self.with_reader(|connection| lookups::head(connection))
+    }
+
+    fn watch(&self) -> watch::Receiver<u64> {
+        self.next.clone()
+    }
+
+    fn stream(&self, name: StreamName) -> BoxFuture<'_, Result<Option<StreamInfo>, ReadError>> {
+        self.with_reader(move |connection| lookups::stream(connection, &name))
+    }
+
+    fn streams(
+        &self,
+        after: Option<String>,
+        category: Option<Category>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<StreamInfo>, ReadError>> {
+        self.with_reader(move |connection| lookups::streams(connection, after.as_deref(), category.as_ref(), limit))
+    }
+
+    fn position_at(&self, time: Millis) -> BoxFuture<'_, Result<Option<Position>, ReadError>> {
+        self.with_reader(move |connection| lookups::position_at(connection, time))
+    }
+
+    fn footprint(
+        &self,
+        subject: SubjectRef,
+        after: Option<(Position, i32)>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<FootprintRow>, ReadError>> {
+        self.with_reader(move |connection| lookups::footprint(connection, subject, after, limit))
+    }
+
+    fn fences(&self, subjects: Vec<SubjectRef>) -> BoxFuture<'_, Result<Fences, ReadError>> {
+        self.with_reader(move |connection| rows::fences(connection, subjects).map_err(|e| rows::read_error(&e)))
+    }
+
+    fn erasures(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<ErasureRow>, ReadError>> {
+        self.with_reader(move |connection| lookups::erasures(connection, after, limit))
+    }
+
+    fn requests(
+        &self,
+        status: Option<String>,
+        after: Option<String>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<RequestRow>, ReadError>> {
+        self.with_reader(move |connection| lookups::requests(connection, status.as_deref(), after.as_deref(), limit))
+    }
+
+    fn access_log(
+        &self,
+        subject: Option<SubjectRef>,
+        before: Option<u64>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<AccessRow>, ReadError>> {
+        self.with_reader(move |connection| lookups::access_log(connection, subject, before, limit))
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        async move {
+            let (reply, done) = oneshot::channel();
+            if self.commands.send(Command::Close(reply)).await.is_ok() {
+                let _ = done.await;
+            }
+            self.readers.close();
+        }
+        .boxed()
+    }
+}

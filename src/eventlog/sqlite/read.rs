@@ -1,0 +1,208 @@
+//! Pages: events and the fences of everyone in them, in one snapshot.
+//!
+//! Every filter has an index that drives it: a person by the footprint, types by the type index (several are merged),
+//! a category by the category index. Whatever is left of the filter is a predicate on the driven rows.
+
+use rusqlite::types::Value as Sql;
+use rusqlite::{Connection, OptionalExtension, params_from_iter};
+
+use super::rows::{self, JOINS, STORED, read_error};
+use crate::event::{Revision, SubjectRef};
+use crate::eventlog::{Direction, Fences, Filter, Page, ReadError, ReadQuery, StoredEvent};
+
+/// Reads one page.
+pub fn page(connection: &mut Connection, query: &ReadQuery) -> Result<Page, ReadError> {
+    let tx = connection.transaction().map_err(|error| read_error(&error))?;
+    let sql = |error: rusqlite::Error| read_error(&error);
+    let head: i64 = tx
+        .prepare_cached("select next_position from head")
+        .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
+        .map_err(sql)?;
+    let (mut events, last_revision) = match &query.stream {
+        Some(name) => stream_events(&tx, name.as_str(), query)?,
+        None => (all_events(&tx, query)?, None),
+    };
+    let next = cut_to_limits(&mut events, query);
+    let epoch = rows::erasure_epoch(&tx).map_err(sql)?;
+    let fences = if epoch == 0 { Fences::default() } else { rows::fences(&tx, people(&events)).map_err(sql)? };
+    Ok(Page { events, fences, next, head: head as u64, last_revision })
+}
+
+type Found = (Vec<StoredEvent>, Option<Revision>);
+
+fn stream_events(connection: &Connection, name: &str, query: &ReadQuery) -> Result<Found, ReadError> {
+    let sql = |error: rusqlite::Error| read_error(&error);
+    let row: Option<(i64, Option<i64>)> = connection
+        .prepare_cached(
+            "select id, (select max(revision) from events where stream = streams.id) from streams where name = ?1",
+        )
+        .and_then(|mut statement| statement.query_row([name], |row| Ok((row.get(0)?, row.get(1)?))).optional())
+        .map_err(sql)?;
+    let Some((stream, last)) = row else { return Ok((Vec::new(), None)) };
+    let mut select = Select::new(connection, query, &query.filter)?;
+    select.and("e.stream = ?", Sql::Integer(stream));
+    select.range("e.revision", query);
+    let events = select.fetch(connection, "events e indexed by events_by_stream", "e.revision", query)?;
+    Ok((events, last.map(|revision| Revision(revision as u64))))
+}
+
+fn all_events(connection: &Connection, query: &ReadQuery) -> Result<Vec<StoredEvent>, ReadError> {
+    let filter = &query.filter;
+    if let Some(subject) = filter.subject {
+        let mut select = Select::new(connection, query, filter)?;
+        select.and("f.subject = ?", Sql::Blob(subject.0.to_vec()));
+        select.range("f.position", query);
+        // A person can have several slots in one event: the cross join keeps footprint order, `group by` makes it one.
+        let source = "footprint f cross join events e on e.position = f.position";
+        return select.fetch_grouped(connection, source, "f.position", query);
+    }
+    if !filter.types.is_empty() {
+        let mut merged = Vec::new();
+        for event_type in &filter.types {
+            let Some(number) = rows::name_id(connection, event_type.as_str()).map_err(|e| read_error(&e))? else {
+                continue;
+            };
+            let rest = Filter { types: Vec::new(), ..filter.clone() };
+            let mut select = Select::new(connection, query, &rest)?;
+            select.and("e.type = ?", Sql::Integer(number));
+            select.range("e.position", query);
+            merged.extend(select.fetch(connection, "events e indexed by events_by_type", "e.position", query)?);
+        }
+        merged.sort_by_key(|event| event.position);
+        if query.direction == Direction::Backward {
+            merged.reverse();
+        }
+        merged.truncate(query.limit + 1);
+        return Ok(merged);
+    }
+    let mut select = Select::new(connection, query, filter)?;
+    select.range("e.position", query);
+    let source = if filter.category.is_some() { "events e indexed by events_by_category" } else { "events e" };
+    select.fetch(connection, source, "e.position", query)
+}
+
+/// A `where` clause in the making.
+struct Select {
+    clause: String,
+    values: Vec<Sql>,
+}
+
+impl Select {
+    /// The predicates of the filter other than the person, of `until`, and the exclusion of system streams.
+    fn new(connection: &Connection, query: &ReadQuery, filter: &Filter) -> Result<Self, ReadError> {
+        let mut select = Self { clause: String::from("1"), values: Vec::new() };
+        if let Some(until) = query.until {
+            select.and("e.position <= ?", Sql::Integer(until.0 as i64));
+        }
+        if let Some(category) = &filter.category {
+            let number = rows::name_id(connection, category.as_str()).map_err(|e| read_error(&e))?;
+            select.and("e.category = ?", number.map_or(Sql::Integer(-1), Sql::Integer));
+        }
+        if !filter.types.is_empty() {
+            let marks = vec!["?"; filter.types.len()].join(",");
+            select.clause.push_str(" and e.type in (select id from names where text in (");
+            select.clause.push_str(&marks);
+            select.clause.push_str("))");
+            select.values.extend(filter.types.iter().map(|t| Sql::Text(t.to_string())));
+        }
+        if query.stream.is_none() && !query.system {
+            select.clause.push_str(
+                " and e.category not in (select id from names where text >= '$' and text < '%')",
+            );
+        }
+        Ok(select)
+    }
+
+    fn and(&mut self, predicate: &str, value: Sql) {
+        self.clause.push_str(" and ");
+        self.clause.push_str(predicate);
+        self.values.push(value);
+    }
+
+    fn range(&mut self, column: &str, query: &ReadQuery) {
+        if let Some(from) = query.from {
+            let operator = if query.direction == Direction::Forward { ">=" } else { "<=" };
+            let from = i64::try_from(from).unwrap_or(i64::MAX);
+            self.and(&format!("{column} {operator} ?"), Sql::Integer(from));
+        }
+    }
+
+    fn fetch(
+        self,
+        connection: &Connection,
+        source: &str,
+        order: &str,
+        query: &ReadQuery,
+    ) -> Result<Vec<StoredEvent>, ReadError> {
+        self.run(connection, source, "", order, query)
+    }
+
+    fn fetch_grouped(
+        self,
+        connection: &Connection,
+        source: &str,
+        order: &str,
+        query: &ReadQuery,
+    ) -> Result<Vec<StoredEvent>, ReadError> {
+        let group = format!("group by {order}");
+        self.run(connection, source, &group, order, query)
+    }
+
+    fn run(
+        mut self,
+        connection: &Connection,
+        source: &str,
+        group: &str,
+        order: &str,
+        query: &ReadQuery,
+    ) -> Result<Vec<StoredEvent>, ReadError> {
+        let direction = if query.direction == Direction::Forward { "asc" } else { "desc" };
+        let sql = format!(
+            "select {STORED} from {source} {JOINS} where {} {group} order by {order} {direction} limit ?",
+            self.clause
+        );
+        self.values.push(Sql::Integer(query.limit as i64 + 1));
+        let failed = |error: rusqlite::Error| read_error(&error);
+        let mut statement = connection.prepare_cached(&sql).map_err(failed)?;
+        let mut found = statement.query(params_from_iter(self.values)).map_err(failed)?;
+        let mut events = Vec::new();
+        let mut bytes = 0;
+        while let Some(row) = found.next().map_err(failed)? {
+            let event = rows::stored(row).map_err(failed)??;
+            bytes += size(&event);
+            events.push(event);
+            // One more than fits: it says where the next page begins.
+            if bytes > query.max_bytes && events.len() > 1 {
+                break;
+            }
+        }
+        Ok(events)
+    }
+}
+
+fn size(event: &StoredEvent) -> usize {
+    event.public.len() + event.meta.len() + event.sealed.as_ref().map_or(0, Vec::len) + 128
+}
+
+/// Cuts to the limits; where the next page begins, if there is one.
+fn cut_to_limits(events: &mut Vec<StoredEvent>, query: &ReadQuery) -> Option<u64> {
+    let mut bytes = 0;
+    let fits = |event: &StoredEvent| {
+        bytes += size(event);
+        bytes <= query.max_bytes
+    };
+    let fitting = events.iter().map(fits).take_while(|fits| *fits).count().clamp(1, query.limit);
+    let next = events.get(fitting).map(|event| if query.stream.is_some() { event.revision.0 } else { event.position.0 });
+    events.truncate(fitting);
+    next
+}
+
+/// Everyone a page speaks of. Metadata holds the owners of slots as `ds_…`; a text that merely looks like one costs a
+/// lookup and nothing else.
+fn people(events: &[StoredEvent]) -> impl Iterator<Item = SubjectRef> {
+    events.iter().flat_map(|event| {
+        event.meta.match_indices("ds_").filter_map(|(at, _)| {
+            event.meta.get(at..at + SubjectRef::TEXT_LEN).and_then(SubjectRef::parse)
+        })
+    })
+}

@@ -1,0 +1,102 @@
+//! Rows to values, and SQLite's errors to ours.
+
+use std::collections::HashSet;
+
+use rusqlite::{Connection, OptionalExtension, Row};
+
+use crate::clock::Millis;
+use crate::db;
+use crate::event::{EventId, EventType, Position, Purpose, Revision, StreamName, SubjectRef};
+use crate::eventlog::{Fence, FenceState, Fences, ReadError, StoredEvent};
+
+/// An error of a read, as a fact.
+pub fn read_error(error: &rusqlite::Error) -> ReadError {
+    match error {
+        rusqlite::Error::FromSqlConversionFailure(..) | rusqlite::Error::InvalidColumnType(..) => {
+            ReadError::Corrupt { table: "events", column: "type", row: 0 }
+        }
+        other => ReadError::Unavailable { reason: db::reason(other) },
+    }
+}
+
+/// Columns of [`stored`], in order; `e` is `events`, `s` its stream, `t` its type.
+pub const STORED: &str = "e.position, e.event_id, s.name, e.revision, t.text, e.schema_version, e.recorded_ms, \
+     e.meta, e.public, e.sealed";
+
+/// Joins that [`STORED`] needs.
+pub const JOINS: &str = "join streams s on s.id = e.stream join names t on t.id = e.type";
+
+/// An event from a row of [`STORED`].
+pub fn stored(row: &Row<'_>) -> rusqlite::Result<Result<StoredEvent, ReadError>> {
+    let position: i64 = row.get(0)?;
+    let corrupt = |column| ReadError::Corrupt { table: "events", column, row: position as u64 };
+    let id: [u8; 16] = row.get(1)?;
+    let Ok(stream) = StreamName::parse_any(row.get_ref(2)?.as_str()?) else { return Ok(Err(corrupt("stream"))) };
+    let Ok(event_type) = EventType::parse_any(row.get_ref(4)?.as_str()?) else { return Ok(Err(corrupt("type"))) };
+    let schema_version: u32 = row.get(5)?;
+    Ok(Ok(StoredEvent {
+        position: Position(position as u64),
+        id: EventId(id),
+        stream,
+        revision: Revision(row.get::<_, i64>(3)? as u64),
+        event_type,
+        schema_version: (schema_version > 0).then_some(schema_version),
+        recorded: Millis(row.get(6)?),
+        meta: row.get(7)?,
+        public: row.get(8)?,
+        sealed: row.get(9)?,
+    }))
+}
+
+/// Fences of these people, in the transaction the connection is in.
+pub fn fences(
+    connection: &Connection,
+    subjects: impl IntoIterator<Item = SubjectRef>,
+) -> rusqlite::Result<Fences> {
+    let mut fences = Fences::default();
+    let mut query = connection.prepare_cached(
+        "select purpose, generation, reauthorized, state, basis, request, at_ms, epoch from fences where subject = ?1",
+    )?;
+    let mut seen = HashSet::new();
+    for subject in subjects {
+        if !seen.insert(subject) {
+            continue;
+        }
+        let found: Vec<Fence> = query.query_map([subject.0], fence)?.collect::<Result<_, _>>()?;
+        if !found.is_empty() {
+            fences.0.insert(subject, found);
+        }
+    }
+    Ok(fences)
+}
+
+fn fence(row: &Row<'_>) -> rusqlite::Result<Fence> {
+    let purpose: String = row.get(0)?;
+    Ok(Fence {
+        purpose: Purpose::parse_any(&purpose).ok(),
+        generation: row.get::<_, i64>(1)? as u32,
+        reauthorized: row.get(2)?,
+        state: match row.get_ref(3)?.as_str()? {
+            "expired" => FenceState::Expired,
+            "restricted" => FenceState::Restricted,
+            _ => FenceState::Erased,
+        },
+        basis: row.get(4)?,
+        request: row.get(5)?,
+        at: Millis(row.get(6)?),
+        epoch: row.get::<_, i64>(7)? as u64,
+    })
+}
+
+/// The store's erasure epoch: 0 means that no fence exists, so that none need be looked up.
+pub fn erasure_epoch(connection: &Connection) -> rusqlite::Result<u64> {
+    connection
+        .prepare_cached("select erasure_epoch from head")?
+        .query_row([], |row| row.get::<_, i64>(0))
+        .map(|epoch| epoch as u64)
+}
+
+/// Number of an interned name, if there is one.
+pub fn name_id(connection: &Connection, text: &str) -> rusqlite::Result<Option<i64>> {
+    connection.prepare_cached("select id from names where text = ?1")?.query_row([text], |row| row.get(0)).optional()
+}

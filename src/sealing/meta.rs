@@ -1,0 +1,163 @@
+//! The metadata of a stored event: what it says besides its payload, and where its holes are.
+//!
+//! Owns: the canonical JSON of the `meta` column (`docs/formats.md`). Must not know: storage. Holds no personal value;
+//! byte offsets point into the canonical public part, so that a reader splices instead of parsing.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
+
+use crate::event::canonical::canonical;
+
+/// Metadata as written.
+#[derive(Debug, Default)]
+pub struct MetaDraft {
+    /// The caller's context, without the payload: plain members that are present.
+    pub members: Map<String, Value>,
+    /// Pseudonyms in the public part: pointer and offset.
+    pub ids: Vec<(String, usize)>,
+    /// In-line marks: pointer, category, placeholder.
+    pub marks: Vec<(String, Option<String>, Option<Value>)>,
+    /// The slots, in the order of their envelopes.
+    pub slots: Vec<SlotDraft>,
+}
+
+/// One slot as written.
+#[derive(Debug)]
+pub struct SlotDraft {
+    /// Pseudonyms and generations, ascending.
+    pub owners: Vec<(String, u32)>,
+    /// Purpose.
+    pub purpose: String,
+    /// Pointer and offset of each field, by pointer.
+    pub fields: Vec<(String, usize)>,
+}
+
+impl MetaDraft {
+    /// Canonical JSON.
+    pub fn to_text(&self) -> String {
+        let mut members = self.members.clone();
+        let mut put = |key: &str, list: Vec<Value>| {
+            if !list.is_empty() {
+                members.insert(key.to_owned(), Value::Array(list));
+            }
+        };
+        put("ids", self.ids.iter().map(|(path, at)| json!([path, at])).collect());
+        put("marks", self.marks.iter().map(|(path, category, shown)| json!([path, category, shown])).collect());
+        put("slots", self.slots.iter().map(SlotDraft::to_value).collect());
+        canonical(&Value::Object(members))
+    }
+}
+
+impl SlotDraft {
+    fn to_value(&self) -> Value {
+        json!({"owners": self.owners, "purpose": self.purpose, "fields": self.fields})
+    }
+}
+
+/// Metadata as read. Borrows from the stored text.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Meta<'a> {
+    /// Who acted.
+    #[serde(borrow, default)]
+    pub actor: Option<Cow<'a, str>>,
+    /// Cause.
+    #[serde(borrow, default)]
+    pub causation_id: Option<Cow<'a, str>>,
+    /// Correlation.
+    #[serde(borrow, default)]
+    pub correlation_id: Option<Cow<'a, str>>,
+    /// `CloudEvents` source.
+    #[serde(borrow, default)]
+    pub source: Option<Cow<'a, str>>,
+    /// `CloudEvents` id that is not a UUID.
+    #[serde(borrow, default)]
+    pub source_id: Option<Cow<'a, str>>,
+    /// When it happened, RFC 3339.
+    #[serde(borrow, default)]
+    pub time: Option<Cow<'a, str>>,
+    /// Pseudonyms in the public part.
+    #[serde(borrow, default)]
+    pub ids: Vec<Site<'a>>,
+    /// In-line marks.
+    #[serde(borrow, default)]
+    pub marks: Vec<InlineMeta<'a>>,
+    /// Slots.
+    #[serde(borrow, default)]
+    pub slots: Vec<SlotMeta<'a>>,
+}
+
+impl<'a> Meta<'a> {
+    /// Parses stored metadata.
+    ///
+    /// # Errors
+    /// [`MetaError`] when the text is not what this build writes: corruption, not a caller's mistake.
+    pub fn parse(text: &'a str) -> Result<Self, MetaError> {
+        serde_json::from_str(text).map_err(|_| MetaError)
+    }
+}
+
+/// Stored metadata contradicts the format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the stored metadata is not in the format")]
+pub struct MetaError;
+
+/// A pointer and the byte offset in the public part at which its `null` or pseudonym begins.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Site<'a>(#[serde(borrow)] pub Cow<'a, str>, pub usize);
+
+/// Pointer, category and declared placeholder of an in-line mark.
+#[derive(Clone, Debug, Deserialize)]
+pub struct InlineMeta<'a>(
+    #[serde(borrow)] pub Cow<'a, str>,
+    #[serde(borrow)] pub Option<Cow<'a, str>>,
+    #[serde(borrow)] pub Option<&'a RawValue>,
+);
+
+/// One slot as read.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SlotMeta<'a> {
+    /// Owners.
+    #[serde(borrow)]
+    pub owners: Vec<Owner<'a>>,
+    /// Purpose.
+    #[serde(borrow)]
+    pub purpose: Cow<'a, str>,
+    /// Fields.
+    #[serde(borrow)]
+    pub fields: Vec<Site<'a>>,
+}
+
+/// Pseudonym and generation.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Owner<'a>(#[serde(borrow)] pub Cow<'a, str>, pub u32);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let draft = MetaDraft {
+            members: json!({"actor": "user:1"}).as_object().cloned().unwrap_or_default(),
+            ids: vec![("/id".into(), 6)],
+            marks: vec![("/e\"".into(), None, Some(json!("gone")))],
+            slots: vec![SlotDraft {
+                owners: vec![("ds_0".into(), 2)],
+                purpose: "general".into(),
+                fields: vec![("/e\"".into(), 40)],
+            }],
+        };
+        let text = draft.to_text();
+        let meta = Meta::parse(&text).unwrap();
+        assert_eq!(meta.actor.as_deref(), Some("user:1"));
+        assert_eq!((meta.ids[0].0.as_ref(), meta.ids[0].1), ("/id", 6));
+        assert_eq!(meta.marks[0].2.unwrap().get(), "\"gone\"");
+        assert_eq!(meta.slots[0].owners[0].1, 2);
+        assert_eq!(Meta::parse("{\"x\":1}").unwrap_err(), MetaError);
+    }
+}

@@ -1,0 +1,366 @@
+//! Sealing: the only way from clear personal data to something the event log accepts, and back.
+//!
+//! Owns: which field goes into which slot, the salts and commitments of an event, and the opening of a slot. Must not
+//! know: storage, HTTP, who may read. Keeps invariant 10: only this module makes a [`SealedEvent`], so the compiler
+//! refuses clear values at the log's door.
+
+pub mod commit;
+pub mod envelope;
+pub mod meta;
+mod slots;
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+use zeroize::Zeroizing;
+
+use crate::event::canonical::{Cut, canonical, canonical_with_cuts};
+use crate::event::{EventId, EventType, NewEvent, Pointer, Purpose, StoreId, SubjectRef};
+use crate::keystore::{Dek, DekId, Want};
+use crate::schema::Prepared;
+use crate::secret::{Entropy, EntropyError};
+use envelope::SlotContext;
+use meta::MetaDraft;
+
+/// An event whose personal values are sealed: the only kind the event log takes.
+#[derive(Debug)]
+pub struct SealedEvent {
+    id: EventId,
+    caller_id: bool,
+    event_type: EventType,
+    schema_version: u32,
+    meta: String,
+    public: String,
+    salts: [u8; 64],
+    commitments: Vec<[u8; 32]>,
+    sealed: Option<Vec<u8>>,
+    footprint: Vec<FootprintEntry>,
+}
+
+/// Whose slot this is, or whom the event names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FootprintEntry {
+    /// The person.
+    pub subject: SubjectRef,
+    /// Slot number; `None` where the event only names the person.
+    pub slot: Option<u16>,
+    /// Purpose.
+    pub purpose: Purpose,
+    /// Generation of the key.
+    pub generation: u32,
+}
+
+impl SealedEvent {
+    /// Event id.
+    pub fn id(&self) -> EventId {
+        self.id
+    }
+
+    /// Whether the caller chose the id, so that it can come twice.
+    pub fn has_caller_id(&self) -> bool {
+        self.caller_id
+    }
+
+    /// Event type.
+    pub fn event_type(&self) -> &EventType {
+        &self.event_type
+    }
+
+    /// Schema version, 0 without a schema.
+    pub fn schema_version(&self) -> u32 {
+        self.schema_version
+    }
+
+    /// Canonical JSON metadata.
+    pub fn meta(&self) -> &str {
+        &self.meta
+    }
+
+    /// Canonical JSON payload with holes.
+    pub fn public(&self) -> &str {
+        &self.public
+    }
+
+    /// Salts of metadata and public part.
+    pub fn salts(&self) -> &[u8; 64] {
+        &self.salts
+    }
+
+    /// Commitments: metadata, public part, then one per slot.
+    pub fn commitments(&self) -> &[[u8; 32]] {
+        &self.commitments
+    }
+
+    /// The envelopes, if there are any.
+    pub fn sealed(&self) -> Option<&[u8]> {
+        self.sealed.as_deref()
+    }
+
+    /// Whose slots.
+    pub fn footprint(&self) -> &[FootprintEntry] {
+        &self.footprint
+    }
+}
+
+/// A person with the keys an event needs.
+#[derive(Clone, Debug)]
+pub struct Person {
+    /// The pseudonym.
+    pub subject: SubjectRef,
+    /// A key per purpose.
+    pub keys: Vec<(DekId, Arc<Dek>)>,
+}
+
+/// Why an event could not be sealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SealError {
+    /// No random bytes.
+    #[error(transparent)]
+    Entropy(#[from] EntropyError),
+    /// A personal field without a key: a mistake of ours, and nothing is written.
+    #[error("a personal field has no key")]
+    MissingKey,
+    /// More slots than the limit.
+    #[error("the event needs {slots} slots, {limit} are allowed")]
+    TooManySlots {
+        /// Slots needed.
+        slots: usize,
+        /// The limit.
+        limit: usize,
+    },
+}
+
+/// Most slots of one event.
+pub const MAX_SLOTS: usize = 64;
+
+/// Seals events of one store.
+#[derive(Clone)]
+pub struct Sealer {
+    store: StoreId,
+    entropy: Arc<Entropy>,
+}
+
+impl Sealer {
+    /// A sealer for a store.
+    pub fn new(store: StoreId, entropy: Arc<Entropy>) -> Self {
+        Self { store, entropy }
+    }
+
+    /// The store.
+    pub fn store(&self) -> StoreId {
+        self.store
+    }
+
+    /// A fresh event id for an event recorded about now.
+    pub fn new_event_id(&self, now: crate::clock::Millis) -> Result<EventId, EntropyError> {
+        Ok(EventId(crate::event::uuid_v7(now, self.entropy.draw()?)))
+    }
+
+    /// A pseudonym that belongs to nobody, for events that name a forgotten person without personal fields.
+    pub fn nobody(&self) -> Result<SubjectRef, EntropyError> {
+        self.entropy.draw().map(SubjectRef)
+    }
+
+    /// What the keystore must grant before the event can be sealed: one want per subject, in order.
+    pub fn wants(prepared: &Prepared) -> Vec<Want> {
+        let mut wants: Vec<Want> = prepared
+            .subjects
+            .iter()
+            .map(|site| Want { subject: site.subject.clone(), purposes: Vec::new() })
+            .collect();
+        for field in &prepared.fields {
+            for &owner in &field.owners {
+                let purposes = &mut wants[owner].purposes;
+                purposes.extend(field.purposes.iter().filter(|p| !purposes.contains(p)).cloned().collect::<Vec<_>>());
+            }
+        }
+        wants
+    }
+
+    /// Seals a prepared event for its people, given in the order of `prepared.subjects`.
+    ///
+    /// # Errors
+    /// [`SealError`]; nothing was written.
+    pub fn seal(&self, id: EventId, prepared: &Prepared, people: &[Person]) -> Result<SealedEvent, SealError> {
+        let plan = slots::plan(prepared, people)?;
+        let schema_version = prepared.schema_version.unwrap_or(0);
+        let (public, offsets) = cut_out(prepared, people);
+        let mut draft = MetaDraft { members: context(&prepared.event), ..MetaDraft::default() };
+        let mut commitments = vec![[0; 32]; 2];
+        let mut blob = Vec::new();
+        let mut footprint = Vec::new();
+        for (number, slot) in plan.iter().enumerate() {
+            let paths: Vec<String> = slot.fields.keys().cloned().collect();
+            let json = slot.plaintext();
+            let owners: Vec<SubjectRef> = slot.owners.iter().map(|(subject, _)| *subject).collect();
+            let context = SlotContext {
+                store: &self.store,
+                event: &id,
+                event_type: prepared.event.event_type.as_str(),
+                schema_version,
+                owners: &owners,
+                purpose: slot.purpose.as_str(),
+                slot: number as u16,
+                paths_sha256: envelope::paths_digest(&paths),
+            };
+            let salt: [u8; 32] = self.entropy.draw()?;
+            let sealed = envelope::seal(slot.key()?.as_ref(), &context, &salt, json.as_bytes(), &self.entropy.draw()?);
+            commitments.push(commit::commit(&salt, json.as_bytes()));
+            envelope::push_to_blob(&mut blob, &sealed);
+            footprint.extend(slot.footprint(number as u16));
+            draft.slots.push(slot.meta(&offsets));
+        }
+        mention(prepared, people, &offsets, &mut draft, &mut footprint);
+        let meta = draft.to_text();
+        let salts: [u8; 64] = self.entropy.draw()?;
+        commit_clear_parts(&salts, &meta, &public, &mut commitments);
+        Ok(SealedEvent {
+            id,
+            caller_id: prepared.event.id.is_some(),
+            event_type: prepared.event.event_type.clone(),
+            schema_version,
+            meta,
+            public,
+            salts,
+            commitments,
+            sealed: (!blob.is_empty()).then_some(blob),
+            footprint,
+        })
+    }
+
+    /// One of the system's own events. `data` must hold pseudonyms only.
+    ///
+    /// # Errors
+    /// [`EntropyError`] when there are no random bytes.
+    pub fn system_event(&self, id: EventId, event_type: EventType, data: &Value) -> Result<SealedEvent, EntropyError> {
+        let salts: [u8; 64] = self.entropy.draw()?;
+        let meta = canonical(&Value::Object(Map::new()));
+        let public = canonical(data);
+        let mut commitments = vec![[0; 32]; 2];
+        commit_clear_parts(&salts, &meta, &public, &mut commitments);
+        Ok(SealedEvent {
+            id,
+            caller_id: false,
+            event_type,
+            schema_version: 0,
+            meta,
+            public,
+            salts,
+            commitments,
+            sealed: None,
+            footprint: Vec::new(),
+        })
+    }
+}
+
+fn commit_clear_parts(salts: &[u8; 64], meta: &str, public: &str, commitments: &mut [[u8; 32]]) {
+    let (meta_salt, public_salt) = salts.split_at(32);
+    let salt = |bytes: &[u8]| -> [u8; 32] { bytes.try_into().expect("half of 64 bytes") };
+    commitments[0] = commit::commit(&salt(meta_salt), meta.as_bytes());
+    commitments[1] = commit::commit(&salt(public_salt), public.as_bytes());
+}
+
+/// The caller's context members that are present.
+fn context(event: &NewEvent) -> Map<String, Value> {
+    let mut members = Map::new();
+    let mut put = |key: &str, value: Option<&String>| {
+        if let Some(text) = value {
+            members.insert(key.to_owned(), Value::String(text.clone()));
+        }
+    };
+    put("actor", event.actor.as_ref());
+    put("causation_id", event.causation_id.as_ref());
+    put("correlation_id", event.correlation_id.as_ref());
+    put("source", event.source.as_ref());
+    put("source_id", event.source_id.as_ref());
+    put("time", event.time.map(crate::clock::Millis::rfc3339).as_ref());
+    members
+}
+
+/// Offsets by pointer text.
+type Offsets = std::collections::HashMap<String, usize>;
+
+/// The public part: personal values cut out, external ids replaced by pseudonyms.
+fn cut_out(prepared: &Prepared, people: &[Person]) -> (String, Offsets) {
+    let pseudonyms: Vec<(&Pointer, String)> = prepared
+        .subjects
+        .iter()
+        .zip(people)
+        .filter_map(|(site, person)| site.path.as_ref().map(|path| (path, format!("\"{}\"", person.subject))))
+        .collect();
+    let holes = prepared.fields.iter().map(|field| (&field.path, "null"));
+    let places: Vec<(&Pointer, &str)> =
+        holes.chain(pseudonyms.iter().map(|(path, text)| (*path, text.as_str()))).collect();
+    let cuts: Vec<Cut<'_>> = places
+        .iter()
+        .map(|(path, instead)| Cut { segments: path.tokens().iter().map(String::as_str).collect(), instead })
+        .collect();
+    let (public, sites) = canonical_with_cuts(&prepared.event.data, &cuts);
+    let mut offsets = Offsets::new();
+    for ((path, _), site) in places.iter().zip(sites) {
+        // The same place named twice is cut once; the second entry stays `None`.
+        if let Some(at) = site {
+            offsets.insert(path.to_string(), at);
+        }
+    }
+    (public, offsets)
+}
+
+/// Records where pseudonyms stand, in-line marks, and people who own no slot.
+fn mention(
+    prepared: &Prepared,
+    people: &[Person],
+    offsets: &Offsets,
+    draft: &mut MetaDraft,
+    footprint: &mut Vec<FootprintEntry>,
+) {
+    for (site, person) in prepared.subjects.iter().zip(people) {
+        if let Some(path) = &site.path {
+            let path = path.to_string();
+            let at = offsets.get(&path).copied().unwrap_or_default();
+            if !draft.ids.iter().any(|(known, _)| *known == path) {
+                draft.ids.push((path, at));
+            }
+        }
+        if !footprint.iter().any(|entry| entry.subject == person.subject) {
+            let purpose = Purpose::general();
+            footprint.push(FootprintEntry { subject: person.subject, slot: None, purpose, generation: 0 });
+        }
+    }
+    for field in prepared.fields.iter().filter(|field| field.inline) {
+        draft.marks.push((field.path.to_string(), field.category.clone(), field.inline_placeholder.clone()));
+    }
+}
+
+/// An opened slot: raw JSON text per pointer.
+pub struct OpenedSlot {
+    json: Zeroizing<Vec<u8>>,
+    salt: [u8; 32],
+}
+
+impl OpenedSlot {
+    /// The fields in pointer order: pointer and raw JSON text.
+    ///
+    /// # Errors
+    /// [`envelope::OpenError`] when the plaintext is not the object the format demands.
+    pub fn fields(&self) -> Result<Vec<(std::borrow::Cow<'_, str>, &str)>, envelope::OpenError> {
+        slots::parse_plaintext(&self.json)
+    }
+
+    /// The slot's commitment, to be compared with the stored one.
+    pub fn commitment(&self) -> [u8; 32] {
+        commit::commit(&self.salt, &self.json)
+    }
+}
+
+/// Opens one slot with its key; for several owners the keys come in the order of `context.owners`.
+///
+/// # Errors
+/// [`envelope::OpenError`]: one error for every way in which the envelope, the key or the context may be wrong.
+pub fn open(keys: &[&Dek], context: &SlotContext<'_>, bytes: &[u8]) -> Result<OpenedSlot, envelope::OpenError> {
+    let opened = match keys {
+        [one] => envelope::open(one, context, bytes)?,
+        several => envelope::open(&envelope::joint_key(several), context, bytes)?,
+    };
+    Ok(OpenedSlot { json: opened.json, salt: opened.salt })
+}
