@@ -8,5 +8,7 @@ pub mod clock;
 pub mod crash;
 pub mod domain;
 pub mod event;
+pub mod merkle;
 pub mod schema;
 pub mod keystore;
+pub mod sealing;
