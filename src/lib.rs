@@ -12,3 +12,4 @@ pub mod merkle;
 pub mod schema;
 pub mod keystore;
 pub mod sealing;
+pub mod audit;

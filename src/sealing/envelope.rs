@@ -335,7 +335,11 @@ mod tests {
     }
 
     fn dek(byte: u8) -> Dek {
-        Dek::from_secret(Secret32::init_with(|b| Ok::<_, ()>(b.fill(byte))).unwrap())
+        let fill = |bytes: &mut [u8; 32]| {
+            bytes.fill(byte);
+            Ok::<_, ()>(())
+        };
+        Dek::from_secret(Secret32::init_with(fill).unwrap())
     }
 
     fn slot<'a>(store: &'a StoreId, event: &'a EventId, owners: &'a [SubjectRef]) -> SlotContext<'a> {
