@@ -40,7 +40,7 @@ impl std::fmt::Debug for Secret32 {
 }
 
 /// The operating system gave no random bytes. Nothing is sealed without them.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the operating system's random generator failed")]
 pub struct EntropyError;
 

@@ -6,7 +6,9 @@
 
 use std::collections::HashMap;
 
-use super::{Appended, AppendedStream, Condition, Effect, Fences, Filter, Head, Idempotency, Job, Refused, StreamAppend};
+use super::{
+    Appended, AppendedStream, Condition, Effect, Fences, Filter, Head, Idempotency, Job, Refused, StreamAppend,
+};
 use crate::clock::Millis;
 use crate::event::{EventId, Position, Revision, StreamId, StreamName};
 use crate::sealing::SealedEvent;
@@ -285,7 +287,7 @@ impl Planner<'_> {
             stream: &stream,
             revision,
             event_type: event.event_type().as_str(),
-            recorded,
+            recorded_ms: recorded,
             c_meta: &commitments[0],
             c_public: &commitments[1],
             c_slots: &commitments[2..],

@@ -12,14 +12,13 @@ mod slots;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
-use zeroize::Zeroizing;
 
 use crate::event::canonical::{Cut, canonical, canonical_with_cuts};
 use crate::event::{EventId, EventType, NewEvent, Pointer, Purpose, StoreId, SubjectRef};
 use crate::keystore::{Dek, DekId, Want};
 use crate::schema::Prepared;
 use crate::secret::{Entropy, EntropyError};
-use envelope::SlotContext;
+use envelope::{SealedBlob, SlotContext};
 use meta::MetaDraft;
 
 /// An event whose personal values are sealed: the only kind the event log takes.
@@ -163,11 +162,8 @@ impl Sealer {
 
     /// What the keystore must grant before the event can be sealed: one want per subject, in order.
     pub fn wants(prepared: &Prepared) -> Vec<Want> {
-        let mut wants: Vec<Want> = prepared
-            .subjects
-            .iter()
-            .map(|site| Want { subject: site.subject.clone(), purposes: Vec::new() })
-            .collect();
+        let mut wants: Vec<Want> =
+            prepared.subjects.iter().map(|site| Want { subject: site.subject.clone(), purposes: Vec::new() }).collect();
         for field in &prepared.fields {
             for &owner in &field.owners {
                 let purposes = &mut wants[owner].purposes;
@@ -187,7 +183,7 @@ impl Sealer {
         let (public, offsets) = cut_out(prepared, people);
         let mut draft = MetaDraft { members: context(&prepared.event), ..MetaDraft::default() };
         let mut commitments = vec![[0; 32]; 2];
-        let mut blob = Vec::new();
+        let mut blob = SealedBlob::default();
         let mut footprint = Vec::new();
         for (number, slot) in plan.iter().enumerate() {
             let paths: Vec<String> = slot.fields.keys().cloned().collect();
@@ -204,9 +200,8 @@ impl Sealer {
                 paths_sha256: envelope::paths_digest(&paths),
             };
             let salt: [u8; 32] = self.entropy.draw()?;
-            let sealed = envelope::seal(slot.key()?.as_ref(), &context, &salt, json.as_bytes(), &self.entropy.draw()?);
+            blob.seal(slot.key()?.as_ref(), &context, &salt, json.as_bytes(), &self.entropy.draw()?);
             commitments.push(commit::commit(&salt, json.as_bytes()));
-            envelope::push_to_blob(&mut blob, &sealed);
             footprint.extend(slot.footprint(number as u16));
             draft.slots.push(slot.meta(&offsets));
         }
@@ -223,7 +218,7 @@ impl Sealer {
             public,
             salts,
             commitments,
-            sealed: (!blob.is_empty()).then_some(blob),
+            sealed: (!plan.is_empty()).then(|| blob.into_bytes()),
             footprint,
         })
     }
@@ -333,10 +328,8 @@ fn mention(
 }
 
 /// An opened slot: raw JSON text per pointer.
-pub struct OpenedSlot {
-    json: Zeroizing<Vec<u8>>,
-    salt: [u8; 32],
-}
+#[derive(Debug)]
+pub struct OpenedSlot(envelope::Opened);
 
 impl OpenedSlot {
     /// The fields in pointer order: pointer and raw JSON text.
@@ -344,12 +337,12 @@ impl OpenedSlot {
     /// # Errors
     /// [`envelope::OpenError`] when the plaintext is not the object the format demands.
     pub fn fields(&self) -> Result<Vec<(std::borrow::Cow<'_, str>, &str)>, envelope::OpenError> {
-        slots::parse_plaintext(&self.json)
+        slots::parse_plaintext(self.0.json())
     }
 
     /// The slot's commitment, to be compared with the stored one.
     pub fn commitment(&self) -> [u8; 32] {
-        commit::commit(&self.salt, &self.json)
+        commit::commit(self.0.salt(), self.0.json())
     }
 }
 
@@ -362,5 +355,5 @@ pub fn open(keys: &[&Dek], context: &SlotContext<'_>, bytes: &[u8]) -> Result<Op
         [one] => envelope::open(one, context, bytes)?,
         several => envelope::open(&envelope::joint_key(several), context, bytes)?,
     };
-    Ok(OpenedSlot { json: opened.json, salt: opened.salt })
+    Ok(OpenedSlot(opened))
 }

@@ -113,8 +113,7 @@ fn owner_groups<'p>(field: &PersonalField, people: &'p [Person]) -> Result<Vec<V
 }
 
 fn empty_slot<'a>(owners: &[&Person], purpose: &Purpose) -> Result<Slot<'a>, SealError> {
-    let mut slot =
-        Slot { owners: Vec::new(), purpose: purpose.clone(), fields: BTreeMap::new(), keys: Vec::new() };
+    let mut slot = Slot { owners: Vec::new(), purpose: purpose.clone(), fields: BTreeMap::new(), keys: Vec::new() };
     for person in owners {
         let granted = person.keys.iter().find(|(id, _)| id.purpose == *purpose).ok_or(SealError::MissingKey)?;
         slot.owners.push((person.subject, granted.0.generation));

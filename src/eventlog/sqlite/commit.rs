@@ -54,8 +54,7 @@ impl Writer {
     pub fn new(connection: Connection, head: Head, publish: watch::Sender<u64>, entropy: Arc<Entropy>) -> Self {
         let events = "insert into events(position, event_id, stream, revision, type, category, schema_version, \
                       recorded_ms, caller_id, meta, public, salts, commitments, sealed, leaf)";
-        let access =
-            "insert into access_log(at_ms, principal, purpose, subject, route, fields, reason, request)";
+        let access = "insert into access_log(at_ms, principal, purpose, subject, route, fields, reason, request)";
         Self {
             connection: Some(connection),
             head,
@@ -65,10 +64,7 @@ impl Writer {
             entropy,
             inserts: Inserts {
                 events: MultiInsert::new(events, 15),
-                footprint: MultiInsert::new(
-                    "insert into footprint(subject, position, slot, purpose, generation)",
-                    5,
-                ),
+                footprint: MultiInsert::new("insert into footprint(subject, position, slot, purpose, generation)", 5),
                 access: MultiInsert::new(access, 8),
             },
             stopped: false,
@@ -117,16 +113,26 @@ impl Writer {
         let mut learnt = Learnt::default();
         for (name, id) in &planned.new_streams {
             let category = self.name_id(tx, name.category().as_str(), &mut learnt)?;
-            tx.prepare_cached("insert into streams(stream, name, category) values (?1, ?2, ?3)")?
-                .execute((id.0, name.as_str(), category))?;
+            tx.prepare_cached("insert into streams(stream, name, category) values (?1, ?2, ?3)")?.execute((
+                id.0,
+                name.as_str(),
+                category,
+            ))?;
             learnt.streams.insert(name.clone(), (tx.last_insert_rowid(), *id));
         }
         learnt.streams.extend(facts.streams.iter().map(|(name, fact)| (name.clone(), (fact.row, fact.id))));
         self.insert_events(tx, &planned.events, &mut learnt)?;
         self.insert_access(tx, &access)?;
         for (idempotency, reply) in &planned.replies {
-            tx.prepare_cached("insert or replace into idempotency(key, request, positions, expires_ms) values (?1, ?2, ?3, ?4)")?
-                .execute((idempotency.key, idempotency.request, facts::encode_reply(reply), idempotency.expires.0))?;
+            tx.prepare_cached(
+                "insert or replace into idempotency(key, request, positions, expires_ms) values (?1, ?2, ?3, ?4)",
+            )?
+            .execute((
+                idempotency.key,
+                idempotency.request,
+                facts::encode_reply(reply),
+                idempotency.expires.0,
+            ))?;
         }
         if let (Some(now), false) = (now, planned.replies.is_empty()) {
             tx.prepare_cached("delete from idempotency where key in (select key from idempotency where expires_ms <= ?1 order by expires_ms limit 64)")?
@@ -137,11 +143,11 @@ impl Writer {
         }
         tx.prepare_cached("update head set next_position = ?1, recorded_ms = ?2, erasure_epoch = ?3, frontier = ?4")?
             .execute((
-                planned.head.next.0 as i64,
-                planned.head.recorded.0,
-                planned.head.erasure_epoch as i64,
-                planned.head.frontier.to_bytes(),
-            ))?;
+            planned.head.next.0 as i64,
+            planned.head.recorded.0,
+            planned.head.erasure_epoch as i64,
+            planned.head.frontier.to_bytes(),
+        ))?;
         Ok((planned, learnt))
     }
 
@@ -219,7 +225,12 @@ impl Writer {
     }
 
     /// The commit reported an error: did it land?
-    fn settle(&mut self, connection: &Connection, planned: &Planned, error: &rusqlite::Error) -> Result<(), CommitError> {
+    fn settle(
+        &mut self,
+        connection: &Connection,
+        planned: &Planned,
+        error: &rusqlite::Error,
+    ) -> Result<(), CommitError> {
         self.stopped = error.sqlite_error_code() == Some(ErrorCode::SystemIoFailure);
         match super::lookups::head(connection) {
             Ok(head) if head.next == planned.head.next && head.next != self.head.next && !self.stopped => Ok(()),
@@ -233,7 +244,11 @@ impl Writer {
         }
     }
 
-    fn landed(&mut self, planned: Planned, learnt: Learnt) -> Vec<Result<crate::eventlog::Appended, crate::eventlog::Refused>> {
+    fn landed(
+        &mut self,
+        planned: Planned,
+        learnt: Learnt,
+    ) -> Vec<Result<crate::eventlog::Appended, crate::eventlog::Refused>> {
         // An unbounded set of names would be an unbounded cache.
         if self.names.len() + learnt.names.len() > 65_536 {
             self.names.clear();
@@ -279,7 +294,15 @@ fn apply(tx: &Transaction<'_>, effect: &Effect, at: Millis, position: u64, head:
                      on conflict (subject, purpose) do update set generation = generation + reauthorized,
                        reauthorized = 0, basis = ?4, request = ?5, at_ms = ?6, epoch = ?7",
                 )?
-                .execute((subject.0, purpose, generation, basis, request, at.0, head.erasure_epoch as i64))?;
+                .execute((
+                    subject.0,
+                    purpose,
+                    generation,
+                    basis,
+                    request,
+                    at.0,
+                    head.erasure_epoch as i64,
+                ))?;
             }
             record_erasure(tx, effect, &scopes.join(" "), at)
         }

@@ -35,12 +35,7 @@ fn people(batch: &Batch) -> impl Iterator<Item = crate::event::SubjectRef> {
     events.flat_map(SealedEvent::footprint).filter(|entry| entry.slot.is_some()).map(|entry| entry.subject)
 }
 
-fn streams(
-    connection: &Connection,
-    job: &Job,
-    cache: &mut StreamCache,
-    facts: &mut Facts,
-) -> rusqlite::Result<()> {
+fn streams(connection: &Connection, job: &Job, cache: &mut StreamCache, facts: &mut Facts) -> rusqlite::Result<()> {
     let conditions = job.conditions.iter().filter_map(|condition| match condition {
         Condition::Stream { stream, .. } => Some(stream),
         Condition::NoneMatching { .. } => None,

@@ -19,8 +19,8 @@ use rusqlite::Connection;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::{
-    AccessRow, Appended, AuditRow, Batch, CommitError, ErasureRow, EventLog, Fences, FootprintRow, Head,
-    Page, ReadError, ReadQuery, Refused, RequestRow, StreamInfo,
+    AccessRow, Appended, AuditRow, Batch, CommitError, ErasureRow, EventLog, Fences, FootprintRow, Head, Page,
+    ReadError, ReadQuery, Refused, RequestRow, StreamInfo,
 };
 use crate::clock::Millis;
 use crate::db::{self, Migration, OpenError, OpenMode};

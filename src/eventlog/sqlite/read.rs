@@ -106,9 +106,7 @@ impl Select {
             select.values.extend(filter.types.iter().map(|t| Sql::Text(t.to_string())));
         }
         if query.stream.is_none() && !query.system {
-            select.clause.push_str(
-                " and e.category not in (select id from names where text >= '$' and text < '%')",
-            );
+            select.clause.push_str(" and e.category not in (select id from names where text >= '$' and text < '%')");
         }
         Ok(select)
     }
@@ -192,7 +190,8 @@ fn cut_to_limits(events: &mut Vec<StoredEvent>, query: &ReadQuery) -> Option<u64
         bytes <= query.max_bytes
     };
     let fitting = events.iter().map(fits).take_while(|fits| *fits).count().clamp(1, query.limit);
-    let next = events.get(fitting).map(|event| if query.stream.is_some() { event.revision.0 } else { event.position.0 });
+    let next =
+        events.get(fitting).map(|event| if query.stream.is_some() { event.revision.0 } else { event.position.0 });
     events.truncate(fitting);
     next
 }
@@ -201,8 +200,9 @@ fn cut_to_limits(events: &mut Vec<StoredEvent>, query: &ReadQuery) -> Option<u64
 /// lookup and nothing else.
 fn people(events: &[StoredEvent]) -> impl Iterator<Item = SubjectRef> {
     events.iter().flat_map(|event| {
-        event.meta.match_indices("ds_").filter_map(|(at, _)| {
-            event.meta.get(at..at + SubjectRef::TEXT_LEN).and_then(SubjectRef::parse)
-        })
+        event
+            .meta
+            .match_indices("ds_")
+            .filter_map(|(at, _)| event.meta.get(at..at + SubjectRef::TEXT_LEN).and_then(SubjectRef::parse))
     })
 }

@@ -49,10 +49,7 @@ pub fn stored(row: &Row<'_>) -> rusqlite::Result<Result<StoredEvent, ReadError>>
 }
 
 /// Fences of these people, in the transaction the connection is in.
-pub fn fences(
-    connection: &Connection,
-    subjects: impl IntoIterator<Item = SubjectRef>,
-) -> rusqlite::Result<Fences> {
+pub fn fences(connection: &Connection, subjects: impl IntoIterator<Item = SubjectRef>) -> rusqlite::Result<Fences> {
     let mut fences = Fences::default();
     let mut query = connection.prepare_cached(
         "select purpose, generation, reauthorized, state, basis, request, at_ms, epoch from fences where subject = ?1",

@@ -1,0 +1,3 @@
+//! Evidence: what an auditor can check without trusting the server.
+
+pub mod checkpoint;
