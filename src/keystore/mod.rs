@@ -4,6 +4,11 @@
 //! schemas, HTTP. Keeps invariants 4 (a key is durable before it is handed out), 5 (a destroyed key is in no file),
 //! 6 (destroyed, unknown and unavailable are three answers) and 7 (nothing re-keys the forgotten).
 
+pub mod wrap;
+pub mod keyring;
+pub mod sqlite;
+pub mod lease;
+
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -44,6 +49,11 @@ impl Dek {
     /// The key's public name.
     pub fn kid(&self) -> Kid {
         self.kid
+    }
+
+    /// The key alone, without a copy.
+    pub fn into_secret(self) -> Secret32 {
+        self.key
     }
 
     /// The key bytes, for the length of one computation.

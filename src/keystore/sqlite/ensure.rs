@@ -1,0 +1,356 @@
+//! People and keys: looking up, making, fetching.
+//!
+//! Owns: the external-id map and the making of keys. Must not know: how requests arrive or when they commit. Keeps
+//! invariant 7: a tombstone is looked at before anything is made, in the transaction that makes it.
+
+use std::sync::Arc;
+
+use aes_gcm::aead::{Aead, Nonce, Payload};
+use aes_gcm::{Aes256Gcm, KeyInit};
+use hmac::{Hmac, Mac};
+use rusqlite::{OptionalExtension, params};
+use sha2::Sha256;
+use zeroize::Zeroizing;
+
+use crate::domain;
+use crate::event::{ExternalId, Purpose, SubjectKey, SubjectRef};
+use crate::keystore::keyring::root_id;
+use crate::keystore::wrap::{WrapContext, unwrap, wrap};
+use crate::keystore::{Dek, DekId, Fetched, Granted, KeystoreError, Kid, Resolved, Want};
+
+use super::schema::NOBODY;
+use super::{Engine, Kek, millis};
+
+/// Kind of tag: the caller's own id.
+pub(super) const EXTERNAL: i64 = 0;
+/// Sealed external ids are padded to multiples of this, so that their length says little.
+const ID_BUCKET: usize = 64;
+
+type Result<T> = std::result::Result<T, KeystoreError>;
+
+/// What a pseudonym stands for.
+enum Person {
+    Known,
+    Forgotten,
+    NeverIssued,
+}
+
+impl Engine {
+    pub(super) fn resolve(&self, ids: &[ExternalId]) -> Result<Vec<Resolved>> {
+        ids.iter().map(|id| self.look_up(&self.tag(id))).collect()
+    }
+
+    pub(super) fn ensure(&self, wants: &[Want]) -> Result<Vec<Granted>> {
+        wants.iter().map(|want| self.grant(want)).collect()
+    }
+
+    pub(super) fn fetch(&self, ids: Vec<DekId>) -> Result<Vec<Fetched>> {
+        ids.into_iter().map(|id| self.fetch_one(&id)).collect()
+    }
+
+    pub(super) fn external_ids(&self, subjects: &[SubjectRef]) -> Result<Vec<Option<ExternalId>>> {
+        subjects.iter().map(|subject| self.external_id(*subject)).collect()
+    }
+
+    pub(super) fn reauthorize(&self, subject: &SubjectKey, purposes: &[Purpose]) -> Result<Option<SubjectRef>> {
+        let subject = match subject {
+            SubjectKey::Ref(subject) => *subject,
+            SubjectKey::External(id) => {
+                let tag = self.tag(id);
+                match self.look_up(&tag)? {
+                    Resolved::Known(subject) => subject,
+                    Resolved::Unknown => return Ok(None),
+                    // A new pseudonym, so that nothing links what comes to what was forgotten.
+                    Resolved::Erased => return self.make_person(id, &tag).map(Some),
+                }
+            }
+        };
+        if !matches!(self.person(subject)?, Person::Known) {
+            return Ok(None);
+        }
+        let mut opened = 0;
+        for purpose in purposes {
+            opened += self
+                .conn
+                .prepare_cached(
+                    "update tombstones set reauthorized = 1 where subject = ?1 and purpose = ?2 and reauthorized = 0",
+                )?
+                .execute(params![subject.0, purpose.as_str()])?;
+        }
+        Ok((opened > 0).then_some(subject))
+    }
+
+    /// The keyed digest under which an external id is looked up.
+    pub(super) fn tag(&self, id: &ExternalId) -> [u8; 32] {
+        let mut mac = <Hmac<Sha256> as hmac::KeyInit>::new_from_slice(self.subject_map.secret().expose())
+            .expect("HMAC takes keys of any length");
+        mac.update(&Zeroizing::new(domain::lp(&[domain::SUBJECT_MAP, id.expose().as_bytes()])));
+        mac.finalize().into_bytes().into()
+    }
+
+    /// The external id of a person still known, opened with the person's own `$identity` key.
+    pub(super) fn external_id(&self, subject: SubjectRef) -> Result<Option<ExternalId>> {
+        let sealed: Option<Vec<u8>> = self
+            .conn
+            .prepare_cached("select sealed from subjects where subject = ?1")?
+            .query_row([subject.0], |row| row.get(0))
+            .optional()?;
+        let Some(sealed) = sealed else { return Ok(None) };
+        let Some((_, key)) = self.current(subject, &Purpose::identity())? else { return Ok(None) };
+        open_id(&key, &self.id_context(subject), &sealed)
+            .map(Some)
+            .ok_or(KeystoreError::Corrupt { table: "subjects", column: "sealed" })
+    }
+
+    fn look_up(&self, tag: &[u8; 32]) -> Result<Resolved> {
+        let row: Option<Option<[u8; 16]>> = self
+            .conn
+            .prepare_cached("select subject from subject_tags where kind = ?1 and tag = ?2")?
+            .query_row(params![EXTERNAL, tag], |row| row.get(0))
+            .optional()?;
+        Ok(match row {
+            None => Resolved::Unknown,
+            Some(None) => Resolved::Erased,
+            Some(Some(subject)) => Resolved::Known(SubjectRef(subject)),
+        })
+    }
+
+    fn person(&self, subject: SubjectRef) -> Result<Person> {
+        let row: Option<bool> = self
+            .conn
+            .prepare_cached(
+                "select 1 from person_tombstones where subject = ?1 union all select 0 from subjects where subject = ?1
+                 limit 1",
+            )?
+            .query_row([subject.0], |row| row.get(0))
+            .optional()?;
+        Ok(match row {
+            Some(true) => Person::Forgotten,
+            Some(false) => Person::Known,
+            None => Person::NeverIssued,
+        })
+    }
+
+    fn grant(&self, want: &Want) -> Result<Granted> {
+        let forgotten = Granted::Erased { subject: None, purposes: Vec::new() };
+        let subject = match &want.subject {
+            SubjectKey::Ref(subject) => match self.person(*subject)? {
+                Person::Known => *subject,
+                Person::Forgotten => return Ok(forgotten),
+                Person::NeverIssued => return Ok(Granted::Unknown),
+            },
+            SubjectKey::External(id) => {
+                let tag = self.tag(id);
+                match self.look_up(&tag)? {
+                    Resolved::Known(subject) => subject,
+                    Resolved::Erased => return Ok(forgotten),
+                    Resolved::Unknown => self.make_person(id, &tag)?,
+                }
+            }
+        };
+        let mut purposes = Vec::new();
+        for purpose in &want.purposes {
+            if self.is_forgotten(subject, purpose)? && !purposes.contains(purpose) {
+                purposes.push(purpose.clone());
+            }
+        }
+        if !purposes.is_empty() {
+            return Ok(Granted::Erased { subject: Some(subject), purposes });
+        }
+        let mut keys = Vec::with_capacity(want.purposes.len());
+        for purpose in &want.purposes {
+            let (generation, key) = match self.current(subject, purpose)? {
+                Some(found) => found,
+                None => self.make_key(subject, purpose)?,
+            };
+            keys.push((DekId { subject, purpose: purpose.clone(), generation }, key));
+        }
+        Ok(Granted::Keys { subject, keys })
+    }
+
+    fn is_forgotten(&self, subject: SubjectRef, purpose: &Purpose) -> Result<bool> {
+        Ok(self
+            .conn
+            .prepare_cached(
+                "select 1 from tombstones where subject = ?1 and purpose = ?2 and reauthorized = 0 limit 1",
+            )?
+            .exists(params![subject.0, purpose.as_str()])?)
+    }
+
+    fn fetch_one(&self, id: &DekId) -> Result<Fetched> {
+        let row: Option<([u8; 32], [u8; 88])> = self
+            .conn
+            .prepare_cached("select kid, wrapped from deks where subject = ?1 and purpose = ?2 and generation = ?3")?
+            .query_row(params![id.subject.0, id.purpose.as_str(), id.generation], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        if let Some((kid, wrapped)) = row {
+            return self.open_key(id.subject, &id.purpose, id.generation, Kid(kid), &wrapped).map(Fetched::Key);
+        }
+        // The person's tombstone answers for keys this file never saw: it may be older than the log.
+        let destroyed: Option<i64> = self
+            .conn
+            .prepare_cached(
+                "select destroyed_ms from tombstones where subject = ?1 and purpose = ?2 and generation = ?3
+                 union all select destroyed_ms from person_tombstones where subject = ?1 limit 1",
+            )?
+            .query_row(params![id.subject.0, id.purpose.as_str(), id.generation], |row| row.get(0))
+            .optional()?;
+        Ok(destroyed.map_or(Fetched::Unknown, |at| Fetched::Destroyed { at: millis(at) }))
+    }
+
+    /// The key in use for a purpose, if any: destruction takes all generations, so at most one is left.
+    fn current(&self, subject: SubjectRef, purpose: &Purpose) -> Result<Option<(u32, Arc<Dek>)>> {
+        let row: Option<(u32, [u8; 32], [u8; 88])> = self
+            .conn
+            .prepare_cached(
+                "select generation, kid, wrapped from deks where subject = ?1 and purpose = ?2
+                 order by generation desc limit 1",
+            )?
+            .query_row(params![subject.0, purpose.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .optional()?;
+        let Some((generation, kid, wrapped)) = row else { return Ok(None) };
+        Ok(Some((generation, self.open_key(subject, purpose, generation, Kid(kid), &wrapped)?)))
+    }
+
+    fn open_key(
+        &self,
+        subject: SubjectRef,
+        purpose: &Purpose,
+        generation: u32,
+        kid: Kid,
+        wrapped: &[u8; 88],
+    ) -> Result<Arc<Dek>> {
+        let kek = self.kek(subject)?;
+        let context = self.context(&kek, &subject, purpose, generation);
+        unwrap(kek.key.secret(), &context, wrapped, &kid)
+            .map(Arc::new)
+            .map_err(|_| KeystoreError::Corrupt { table: "deks", column: "wrapped" })
+    }
+
+    fn make_person(&self, id: &ExternalId, tag: &[u8; 32]) -> Result<SubjectRef> {
+        let subject = SubjectRef(self.draw()?);
+        let (_, key) = self.make_key(subject, &Purpose::identity())?;
+        let sealed = seal_id(&key, &self.id_context(subject), id, self.draw()?);
+        self.conn
+            .prepare_cached("insert into subjects (subject, sealed) values (?1, ?2)")?
+            .execute(params![subject.0, sealed])?;
+        self.conn
+            .prepare_cached(
+                "insert into subject_tags (kind, tag, subject) values (?1, ?2, ?3)
+                 on conflict (kind, tag) do update set subject = excluded.subject where subject_tags.subject is null",
+            )?
+            .execute(params![EXTERNAL, tag, subject.0])?;
+        self.tally(|counts| counts.subjects += 1);
+        Ok(subject)
+    }
+
+    fn make_key(&self, subject: SubjectRef, purpose: &Purpose) -> Result<(u32, Arc<Dek>)> {
+        let generation = self.next_generation(subject, purpose)?;
+        let key = Dek::generate().map_err(|_| NO_ENTROPY)?;
+        let kek = self.kek(subject)?;
+        let wrapped = wrap(kek.key.secret(), &self.context(&kek, &subject, purpose, generation), &key, self.draw()?);
+        self.conn
+            .prepare_cached(
+                "insert into deks (subject, purpose, generation, kid, wrapped) values (?1, ?2, ?3, ?4, ?5)",
+            )?
+            .execute(params![subject.0, purpose.as_str(), generation, key.kid().0, wrapped])?;
+        self.tally(|counts| counts.active += 1);
+        Ok((generation, Arc::new(key)))
+    }
+
+    /// One above every generation that ever was, so that a generation never names two keys.
+    pub(super) fn next_generation(&self, subject: SubjectRef, purpose: &Purpose) -> Result<u32> {
+        Ok(self
+            .conn
+            .prepare_cached(
+                "select coalesce(max(generation) + 1, 0) from tombstones where subject = ?1 and purpose = ?2",
+            )?
+            .query_row(params![subject.0, purpose.as_str()], |row| row.get(0))?)
+    }
+
+    fn context<'a>(
+        &'a self,
+        kek: &'a Kek,
+        subject: &'a SubjectRef,
+        purpose: &'a Purpose,
+        generation: u32,
+    ) -> WrapContext<'a> {
+        let purpose = purpose.as_str();
+        WrapContext { kek_id: &kek.id, epoch: kek.epoch, store: &self.store, subject, purpose, generation }
+    }
+
+    fn kek(&self, subject: SubjectRef) -> Result<Arc<Kek>> {
+        let shard = subject.0[0];
+        if let Some(kek) = self.keks.borrow().get(&shard) {
+            return Ok(Arc::clone(kek));
+        }
+        let row: Option<([u8; 16], u32, [u8; 32], [u8; 88])> = self
+            .conn
+            .prepare_cached("select kek_id, epoch, kid, wrapped from keks where shard = ?1")?
+            .query_row([shard], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
+            .optional()?;
+        let kek = Arc::new(match row {
+            Some((id, epoch, kid, wrapped)) => {
+                let corrupt = KeystoreError::Corrupt { table: "keks", column: "wrapped" };
+                let root = self.keyring.root(epoch).ok_or(corrupt.clone())?;
+                let key = unwrap(root, &self.kek_context(&root_id(root), epoch, shard), &wrapped, &Kid(kid))
+                    .map_err(|_| corrupt)?;
+                Kek { id, epoch, key }
+            }
+            None => self.make_kek(shard)?,
+        });
+        self.keks.borrow_mut().insert(shard, Arc::clone(&kek));
+        Ok(kek)
+    }
+
+    fn make_kek(&self, shard: u8) -> Result<Kek> {
+        let epoch = self.keyring.epoch();
+        let root = self.keyring.root(epoch).ok_or(KeystoreError::Unavailable { reason: "no root key" })?;
+        let kek = Kek { id: self.draw()?, epoch, key: Dek::generate().map_err(|_| NO_ENTROPY)? };
+        let wrapped = wrap(root, &self.kek_context(&root_id(root), epoch, shard), &kek.key, self.draw()?);
+        self.conn.execute(
+            "insert into keks (shard, kek_id, epoch, kid, wrapped) values (?1, ?2, ?3, ?4, ?5)",
+            params![shard, kek.id, epoch, kek.key.kid().0, wrapped],
+        )?;
+        Ok(kek)
+    }
+
+    fn kek_context<'a>(&'a self, root: &'a [u8; 16], epoch: u32, shard: u8) -> WrapContext<'a> {
+        let generation = u32::from(shard);
+        WrapContext { kek_id: root, epoch, store: &self.store, subject: &NOBODY, purpose: "$shard", generation }
+    }
+
+    fn id_context(&self, subject: SubjectRef) -> Vec<u8> {
+        domain::lp(&[domain::EXTERNAL_ID, &self.store.0, &subject.0])
+    }
+
+    fn draw<const N: usize>(&self) -> Result<[u8; N]> {
+        self.entropy.draw().map_err(|_| NO_ENTROPY)
+    }
+}
+
+const NO_ENTROPY: KeystoreError = KeystoreError::Unavailable { reason: "no random bytes" };
+
+/// `nonce ‖ AES-256-GCM(u16 length ‖ id ‖ zeros to a bucket)`.
+fn seal_id(key: &Dek, aad: &[u8], id: &ExternalId, nonce: [u8; 12]) -> Vec<u8> {
+    let text = id.expose().as_bytes();
+    let mut clear = Zeroizing::new(vec![0; (text.len() + 2).next_multiple_of(ID_BUCKET)]);
+    let length = u16::try_from(text.len()).expect("external ids have at most 256 bytes");
+    clear[..2].copy_from_slice(&length.to_be_bytes());
+    clear[2..2 + text.len()].copy_from_slice(text);
+    let sealed = Aes256Gcm::new(key.secret().expose().into())
+        .encrypt(&Nonce::<Aes256Gcm>::from(nonce), Payload { msg: &clear, aad })
+        .expect("an external id is below the limit of AES-GCM");
+    [&nonce[..], &sealed].concat()
+}
+
+fn open_id(key: &Dek, aad: &[u8], sealed: &[u8]) -> Option<ExternalId> {
+    let (nonce, msg) = sealed.split_first_chunk::<12>()?;
+    let clear = Aes256Gcm::new(key.secret().expose().into())
+        .decrypt(&Nonce::<Aes256Gcm>::from(*nonce), Payload { msg, aad })
+        .map(Zeroizing::new)
+        .ok()?;
+    let (length, rest) = clear.split_first_chunk::<2>()?;
+    let text = rest.get(..usize::from(u16::from_be_bytes(*length)))?;
+    ExternalId::parse(std::str::from_utf8(text).ok()?).ok()
+}
