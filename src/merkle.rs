@@ -90,18 +90,26 @@ impl Frontier {
         out
     }
 
-    /// Reads the stored form. `None` for an unknown version or a length that does not belong to the size.
-    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let (&[version], rest) = bytes.split_first_chunk::<1>()?;
-        let (size, rest) = rest.split_first_chunk::<8>()?;
+    /// Reads the stored form.
+    ///
+    /// # Errors
+    /// [`FrontierError`] for an unknown version or a length that does not belong to the size.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, FrontierError> {
+        let (&[version], rest) = bytes.split_first_chunk::<1>().ok_or(FrontierError)?;
+        let (size, rest) = rest.split_first_chunk::<8>().ok_or(FrontierError)?;
         let size = u64::from_be_bytes(*size);
-        let (hashes, []) = rest.as_chunks::<32>() else { return None };
+        let (hashes, []) = rest.as_chunks::<32>() else { return Err(FrontierError) };
         if version != Self::VERSION || hashes.len() != size.count_ones() as usize {
-            return None;
+            return Err(FrontierError);
         }
-        Some(Self { size, hashes: hashes.to_vec() })
+        Ok(Self { size, hashes: hashes.to_vec() })
     }
 }
+
+/// The bytes are not a stored frontier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the stored edge of the Merkle tree is corrupt")]
+pub struct FrontierError;
 
 /// Root over neighbouring perfect subtrees, largest and leftmost first, the way RFC 6962 splits a tree. `None` of none.
 pub fn fold_subtrees(hashes: &[Hash]) -> Option<Hash> {
@@ -401,10 +409,10 @@ mod tests {
         let mut frontier = Frontier::default();
         for leaf in leaves(100) {
             let bytes = frontier.to_bytes();
-            assert_eq!(Frontier::from_bytes(&bytes).as_ref(), Some(&frontier));
-            assert!((0..bytes.len()).all(|cut| Frontier::from_bytes(&bytes[..cut]).is_none()));
-            assert_eq!(Frontier::from_bytes(&[&bytes[..], &[0]].concat()), None);
-            assert_eq!(Frontier::from_bytes(&[&[2], &bytes[1..]].concat()), None);
+            assert_eq!(Frontier::from_bytes(&bytes).as_ref(), Ok(&frontier));
+            assert!((0..bytes.len()).all(|cut| Frontier::from_bytes(&bytes[..cut]).is_err()));
+            assert_eq!(Frontier::from_bytes(&[&bytes[..], &[0]].concat()), Err(FrontierError));
+            assert_eq!(Frontier::from_bytes(&[&[2], &bytes[1..]].concat()), Err(FrontierError));
             frontier.push(leaf);
         }
     }

@@ -36,7 +36,7 @@ pub struct LeafFields<'a> {
     /// Event type.
     pub event_type: &'a str,
     /// When it was recorded, by the log's clock.
-    pub recorded_ms: Millis,
+    pub recorded: Millis,
     /// Commitment to the metadata.
     pub c_meta: &'a Hash,
     /// Commitment to the public part of the data.
@@ -57,7 +57,7 @@ pub fn leaf(fields: &LeafFields<'_>) -> Hash {
     item(&fields.stream.0);
     item(&fields.revision.0.to_be_bytes());
     item(fields.event_type.as_bytes());
-    item(&fields.recorded_ms.0.to_be_bytes());
+    item(&fields.recorded.0.to_be_bytes());
     item(fields.c_meta);
     item(fields.c_public);
     fields.c_slots.iter().for_each(|commitment| item(commitment));
@@ -87,7 +87,7 @@ mod tests {
             stream: &stream,
             revision: Revision(3),
             event_type: "contact-created",
-            recorded_ms: Millis(1_700_000_000_000),
+            recorded: Millis(1_700_000_000_000),
             c_meta: &meta,
             c_public: &public,
             c_slots: &slots,
