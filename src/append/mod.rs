@@ -1,0 +1,280 @@
+//! The append path: validate, resolve people, ensure keys, seal, queue, answer.
+//!
+//! Owns: the order of the steps. Must not know: HTTP, SQL. Keeps invariants 4 (keys are durable before the event) and 7
+//! (nothing is sealed for the forgotten). Validation errors of all events are reported at once.
+
+pub mod writer;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use crate::clock::{Clock, Millis};
+use crate::crash;
+use crate::event::{EventId, EventType, ExpectedRevision, NewEvent, StreamName, SubjectKey, SubjectRef};
+use crate::eventlog::{Appended, Condition, Effect, Idempotency, Job, Refused, StreamAppend};
+use crate::keystore::lease::CachedKeystore;
+use crate::keystore::{Granted, KeystoreError, Want};
+use crate::schema::{Finding, Prepared, Registry, Violation};
+use crate::sealing::{Person, SealError, SealedEvent, Sealer};
+use crate::secret::EntropyError;
+use writer::{SubmitError, Writer};
+
+/// Events for one stream, as a caller hands them in.
+#[derive(Debug)]
+pub struct StreamDraft {
+    /// The stream.
+    pub stream: StreamName,
+    /// What it is expected to be; `None` where the caller said nothing.
+    pub expected: Option<ExpectedRevision>,
+    /// At least one event.
+    pub events: Vec<NewEvent>,
+}
+
+/// One append request: all of it or nothing.
+#[derive(Debug)]
+pub struct AppendRequest {
+    /// Per stream; streams are distinct.
+    pub appends: Vec<StreamDraft>,
+    /// Further preconditions.
+    pub conditions: Vec<Condition>,
+    /// Makes a repetition a replay.
+    pub idempotency: Option<Idempotency>,
+}
+
+/// What an append answers.
+#[derive(Debug)]
+pub struct AppendDone {
+    /// Where the events landed.
+    pub appended: Appended,
+    /// What the leak guard found in them, by stream index and event index.
+    pub findings: Vec<(usize, usize, Finding)>,
+}
+
+/// Why an append failed. Nothing was written, except after [`SubmitError`] `Indeterminate`.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// Events are invalid: stream index, event index, what is wrong.
+    #[error("{} events are invalid", .0.len())]
+    Invalid(Vec<(usize, usize, Violation)>),
+    /// A category that demands an expected revision got none.
+    #[error("an expected revision is required")]
+    ExpectationRequired,
+    /// Personal data of forgotten people: stream index, event index, pointer of the person's id.
+    #[error("the event holds personal data of a forgotten data subject")]
+    DataSubjectErased(Vec<(usize, usize, String)>),
+    /// A `ds_…` that was never issued: stream index, event index, pointer.
+    #[error("the event names an unknown pseudonym")]
+    UnknownSubject(Vec<(usize, usize, String)>),
+    /// The log refused the job.
+    #[error("the append was refused")]
+    Refused(Refused),
+    /// Keys cannot be reached.
+    #[error(transparent)]
+    Keystore(#[from] KeystoreError),
+    /// The log cannot be reached.
+    #[error(transparent)]
+    Submit(#[from] SubmitError),
+    /// An event could not be sealed.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+}
+
+impl From<EntropyError> for AppendError {
+    fn from(error: EntropyError) -> Self {
+        Self::Seal(SealError::Entropy(error))
+    }
+}
+
+/// Appends events.
+#[derive(Clone)]
+pub struct Appender {
+    registry: Arc<Registry>,
+    keys: Arc<CachedKeystore>,
+    sealer: Sealer,
+    writer: Writer,
+    clock: Clock,
+}
+
+impl Appender {
+    /// An appender over these parts.
+    pub fn new(
+        registry: Arc<Registry>,
+        keys: Arc<CachedKeystore>,
+        sealer: Sealer,
+        writer: Writer,
+        clock: Clock,
+    ) -> Self {
+        Self { registry, keys, sealer, writer, clock }
+    }
+
+    /// Appends a caller's events.
+    ///
+    /// # Errors
+    /// [`AppendError`].
+    pub async fn append(&self, request: AppendRequest) -> Result<AppendDone, AppendError> {
+        let now = self.clock.now();
+        let mut findings = Vec::new();
+        let prepared = self.prepare(request.appends, &mut findings)?;
+        let wants: Vec<Want> =
+            prepared.iter().flat_map(|draft| &draft.events).flat_map(Sealer::wants).collect();
+        let granted = if wants.is_empty() { Vec::new() } else { self.keys.ensure(wants).await? };
+        let appends = self.seal(&prepared, granted, now)?;
+        crash::point("append.sealed");
+        let job = Job {
+            appends,
+            conditions: request.conditions,
+            idempotency: request.idempotency,
+            effects: Vec::new(),
+            at: now,
+        };
+        let appended = self.writer.submit(job).await?.map_err(AppendError::Refused)?;
+        Ok(AppendDone { appended, findings })
+    }
+
+    /// Appends one of the system's own events, together with the state it speaks of.
+    ///
+    /// # Errors
+    /// [`AppendError::Refused`] when the stream moved on, [`AppendError::Submit`] when the log cannot be reached.
+    pub async fn append_system(
+        &self,
+        stream: StreamName,
+        expected: ExpectedRevision,
+        event_type: EventType,
+        data: &serde_json::Value,
+        effects: Vec<Effect>,
+    ) -> Result<Appended, AppendError> {
+        let at = self.clock.now();
+        let event = self.sealer.system_event(self.sealer.new_event_id(at)?, event_type, data)?;
+        let appends = vec![StreamAppend { stream, expected, events: vec![event] }];
+        let job = Job { appends, conditions: Vec::new(), idempotency: None, effects, at };
+        crash::point("append.queued");
+        self.writer.submit(job).await?.map_err(AppendError::Refused)
+    }
+
+    fn prepare(
+        &self,
+        drafts: Vec<StreamDraft>,
+        findings: &mut Vec<(usize, usize, Finding)>,
+    ) -> Result<Vec<PreparedDraft>, AppendError> {
+        let mut violations = Vec::new();
+        let mut ready = Vec::with_capacity(drafts.len());
+        for (at_stream, draft) in drafts.into_iter().enumerate() {
+            let settings = self.registry.category_settings(&draft.stream.category());
+            if settings.require_expected && draft.expected.is_none() {
+                return Err(AppendError::ExpectationRequired);
+            }
+            let mut ids = HashSet::new();
+            let mut events = Vec::with_capacity(draft.events.len());
+            for (at, event) in draft.events.into_iter().enumerate() {
+                if event.id.is_some_and(|id| !ids.insert(id)) {
+                    violations.push((at_stream, at, repeated_id()));
+                }
+                match self.registry.prepare(&draft.stream, event) {
+                    Ok(prepared) => {
+                        findings.extend(prepared.findings.iter().cloned().map(|f| (at_stream, at, f)));
+                        events.push(prepared);
+                    }
+                    Err(found) => violations.extend(found.into_iter().map(|v| (at_stream, at, v))),
+                }
+            }
+            ready.push(PreparedDraft { stream: draft.stream, expected: draft.expected.unwrap_or_default(), events });
+        }
+        if violations.is_empty() { Ok(ready) } else { Err(AppendError::Invalid(violations)) }
+    }
+
+    fn seal(
+        &self,
+        drafts: &[PreparedDraft],
+        granted: Vec<Granted>,
+        now: Millis,
+    ) -> Result<Vec<StreamAppend>, AppendError> {
+        let mut granted = granted.into_iter();
+        let mut refusals = Refusals::default();
+        let mut appends = Vec::with_capacity(drafts.len());
+        for (at_stream, draft) in drafts.iter().enumerate() {
+            let mut events: Vec<SealedEvent> = Vec::with_capacity(draft.events.len());
+            for (at, prepared) in draft.events.iter().enumerate() {
+                let answers: Vec<Granted> = granted.by_ref().take(prepared.subjects.len()).collect();
+                if let Some(people) = self.people(prepared, answers, (at_stream, at), &mut refusals)? {
+                    let id = self.event_id(prepared, now)?;
+                    events.push(self.sealer.seal(id, prepared, &people)?);
+                }
+            }
+            appends.push(StreamAppend { stream: draft.stream.clone(), expected: draft.expected, events });
+        }
+        refusals.into_result()?;
+        Ok(appends)
+    }
+
+    fn event_id(&self, prepared: &Prepared, now: Millis) -> Result<EventId, EntropyError> {
+        match prepared.event.id {
+            Some(id) => Ok(id),
+            None => self.sealer.new_event_id(now),
+        }
+    }
+
+    /// The people of an event with their keys; `None` when one of them stands in the way.
+    fn people(
+        &self,
+        prepared: &Prepared,
+        answers: Vec<Granted>,
+        place: (usize, usize),
+        refusals: &mut Refusals,
+    ) -> Result<Option<Vec<Person>>, EntropyError> {
+        let mut people = Vec::with_capacity(answers.len());
+        for (index, answer) in answers.into_iter().enumerate() {
+            let site = &prepared.subjects[index];
+            let pointer = site.path.as_ref().map_or_else(|| "/personal_data".to_owned(), |path| format!("/data{path}"));
+            let owns = prepared.fields.iter().any(|field| field.owners.contains(&index));
+            match answer {
+                Granted::Keys { subject, keys } => people.push(Person { subject, keys }),
+                // Named but without personal fields: the event is kept, the person is not.
+                Granted::Erased { .. } if !owns => people.push(self.stranger(&site.subject)?),
+                Granted::Erased { .. } => refusals.erased.push((place.0, place.1, pointer)),
+                Granted::Unknown => refusals.unknown.push((place.0, place.1, pointer)),
+            }
+        }
+        Ok((people.len() == prepared.subjects.len()).then_some(people))
+    }
+
+    fn stranger(&self, subject: &SubjectKey) -> Result<Person, EntropyError> {
+        let subject: SubjectRef = match subject {
+            SubjectKey::Ref(subject) => *subject,
+            SubjectKey::External(_) => self.sealer.nobody()?,
+        };
+        Ok(Person { subject, keys: Vec::new() })
+    }
+}
+
+struct PreparedDraft {
+    stream: StreamName,
+    expected: ExpectedRevision,
+    events: Vec<Prepared>,
+}
+
+#[derive(Default)]
+struct Refusals {
+    erased: Vec<(usize, usize, String)>,
+    unknown: Vec<(usize, usize, String)>,
+}
+
+impl Refusals {
+    fn into_result(self) -> Result<(), AppendError> {
+        if !self.unknown.is_empty() {
+            return Err(AppendError::UnknownSubject(self.unknown));
+        }
+        if !self.erased.is_empty() {
+            return Err(AppendError::DataSubjectErased(self.erased));
+        }
+        Ok(())
+    }
+}
+
+fn repeated_id() -> Violation {
+    Violation {
+        code: "event-id-repeated",
+        pointer: "/id".into(),
+        message: "the same event id comes twice in one append".into(),
+        hint: Some("give each event its own id, or none".into()),
+    }
+}
