@@ -131,7 +131,7 @@ impl Appender {
         Ok(AppendDone { appended, findings })
     }
 
-    /// Appends one of the system's own events, together with the state it speaks of.
+    /// Appends some of the system's own events, together with the state they speak of, in one transaction.
     ///
     /// # Errors
     /// [`AppendError::Refused`] when the stream moved on, [`AppendError::Submit`] when the log cannot be reached.
@@ -139,13 +139,15 @@ impl Appender {
         &self,
         stream: StreamName,
         expected: ExpectedRevision,
-        event_type: EventType,
-        data: &serde_json::Value,
+        events: Vec<(EventType, serde_json::Value)>,
         effects: Vec<Effect>,
     ) -> Result<Appended, AppendError> {
         let at = self.clock.now();
-        let event = self.sealer.system_event(self.sealer.new_event_id(at)?, event_type, data)?;
-        let appends = vec![StreamAppend { stream, expected, events: vec![event] }];
+        let events = events
+            .into_iter()
+            .map(|(event_type, data)| self.sealer.system_event(self.sealer.new_event_id(at)?, event_type, &data))
+            .collect::<Result<_, _>>()?;
+        let appends = vec![StreamAppend { stream, expected, events }];
         let job = Job { appends, conditions: Vec::new(), idempotency: None, effects, at };
         crash::point("append.queued");
         self.writer.submit(job).await?.map_err(AppendError::Refused)

@@ -1,0 +1,115 @@
+//! Start-up: the erasure record in the log, the keystore and the keyring are brought together (R9).
+//!
+//! Owns: the comparison and the replay. A keystore restored from before an erasure gets the destruction again before
+//! anything personal is served; a log restored from before an erasure that keystore or keyring remember cannot be
+//! trusted with personal data at all.
+
+use std::sync::Arc;
+
+use super::requests::{ForgetError, Requests};
+use super::worker::{scope_of, witness};
+use super::{Status, requests::Parts};
+use crate::eventlog::EventLog;
+use crate::keystore::keyring::Keyring;
+use crate::keystore::{DestroyOrder, Keystore};
+
+/// What start-up found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// All three agree, or were made to.
+    Level {
+        /// Destructions that had to be repeated on a keystore older than the record.
+        replayed: u64,
+    },
+    /// The log lacks erasures that the keystore or keyring remember, or tells another story about them. Personal data
+    /// stays sealed until the newer record is there.
+    Behind {
+        /// Last erasure in the log.
+        log: u64,
+        /// Last erasure remembered elsewhere.
+        witnessed: u64,
+    },
+}
+
+/// Compares the three records and repeats what the keystore lacks.
+///
+/// # Errors
+/// [`ForgetError`] when one of them cannot be read or the keystore cannot destroy.
+pub async fn level(log: &dyn EventLog, keystore: &dyn Keystore, keyring: &Keyring) -> Result<Standing, ForgetError> {
+    let applied = keystore.stats().await?.applied_erasure;
+    let witnessed = keyring.erasure_record();
+    let (mut replayed, mut last) = (0, 0);
+    loop {
+        let rows = log.erasures(last, 500).await?;
+        let Some(newest) = rows.last().map(|row| row.number) else { break };
+        for row in &rows {
+            let forged = row.number == witnessed.number && row.digest != witnessed.digest;
+            let gap = row.number != last + 1;
+            if forged || gap {
+                return Ok(Standing::Behind { log: last, witnessed: witnessed.number });
+            }
+            last = row.number;
+            if row.number > applied && row.completed.is_some() {
+                // Completed once, unknown to this keystore: it is older than the record.
+                let order = DestroyOrder {
+                    subject: row.subject,
+                    scope: scope_of(row.purposes.clone()),
+                    erasure: row.number,
+                    at: row.fenced,
+                };
+                keystore.destroy(order).await?;
+                replayed += 1;
+            }
+            if row.completed.is_some() {
+                witness(keyring, row)?;
+            }
+        }
+        last = newest;
+    }
+    if replayed > 0 {
+        keystore.wash().await?;
+    }
+    let remembered = applied.max(witnessed.number);
+    if remembered > last {
+        return Ok(Standing::Behind { log: last, witnessed: remembered });
+    }
+    Ok(Standing::Level { replayed })
+}
+
+/// Ids of requests that were fenced and not finished, oldest first.
+///
+/// # Errors
+/// [`ForgetError`] when the log cannot be read.
+pub async fn unfinished(log: &dyn EventLog) -> Result<Vec<String>, ForgetError> {
+    let mut ids = Vec::new();
+    for status in [Status::Fenced, Status::Verifying, Status::Failed] {
+        let mut after = None;
+        loop {
+            let rows = log.requests(Some(status.as_str().to_owned()), after.clone(), 500).await?;
+            let Some(last) = rows.last() else { break };
+            after = Some(last.id.clone());
+            ids.extend(rows.into_iter().map(|row| row.id));
+        }
+    }
+    ids.sort();
+    Ok(ids)
+}
+
+/// Makes the request handler and the worker that belongs to it, and hands the worker what is unfinished.
+///
+/// # Errors
+/// [`ForgetError`] when the log cannot be read.
+pub async fn start(
+    parts: Parts,
+    keyring: Arc<Keyring>,
+    store: crate::event::StoreId,
+) -> Result<(Requests, tokio::task::JoinHandle<()>), ForgetError> {
+    let (work, inbox) = tokio::sync::mpsc::unbounded_channel();
+    let (tick, progress) = tokio::sync::watch::channel(0);
+    for id in unfinished(parts.log.as_ref()).await? {
+        let _ = work.send(id);
+    }
+    let requests = Requests::new(parts, work, progress);
+    let worker = super::worker::Worker::new(requests.for_worker(), keyring, store, inbox, tick);
+    Ok((requests, tokio::spawn(worker.run())))
+}

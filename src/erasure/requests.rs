@@ -1,0 +1,346 @@
+//! Opening, approving, rejecting and reading forget requests.
+//!
+//! Owns: every transition up to and including the fence. Approval and fence are one transaction (F1): when it returns,
+//! the data is visible nowhere and nothing of it can be appended; what follows is the worker's. Must not know: HTTP.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+
+use super::preview::{self, Preview};
+use super::{Fact, InvalidTransition, Request, deadline, next, stream_of};
+use crate::append::{AppendError, Appender};
+use crate::clock::{Clock, Millis};
+use crate::crash;
+use crate::event::{EventType, ExpectedRevision, Purpose, Revision, StreamName, SubjectKey, SubjectRef, uuid_v7};
+use crate::eventlog::{Direction, Effect, EventLog, Filter, ReadError, ReadQuery, Refused};
+use crate::keystore::lease::{CachedKeystore, Leases};
+use crate::keystore::{KeystoreError, Resolved};
+use crate::secret::{Entropy, EntropyError};
+
+/// Why something about a forget request failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ForgetError {
+    /// The log cannot take the step.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// The person is forgotten already.
+    #[error("the data subject is already forgotten")]
+    AlreadyErased,
+    /// The stream of a request does not fold.
+    #[error("a stored forget request cannot be read")]
+    Corrupt,
+    /// No random bytes.
+    #[error(transparent)]
+    Entropy(#[from] EntropyError),
+    /// The step does not follow from the state.
+    #[error(transparent)]
+    Invalid(#[from] InvalidTransition),
+    /// Keys cannot be reached.
+    #[error(transparent)]
+    Keystore(#[from] KeystoreError),
+    /// There is no such person.
+    #[error("there is no such data subject")]
+    NoSuchSubject,
+    /// The log cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The approved digest is not of the present preview.
+    #[error("the preview is stale")]
+    StalePreview {
+        /// Digest of the present preview.
+        current: String,
+    },
+}
+
+/// What opens a request.
+#[derive(Debug)]
+pub struct OpenRequest {
+    /// Whom it is about.
+    pub subject: SubjectKey,
+    /// The purposes; `None` for the whole person.
+    pub purposes: Option<Vec<Purpose>>,
+    /// Legal basis.
+    pub basis: String,
+    /// When the person asked; now if not given.
+    pub received_at: Option<Millis>,
+    /// The caller's reference.
+    pub reference: Option<String>,
+    /// API key.
+    pub by: String,
+}
+
+/// Handles forget requests.
+#[derive(Clone)]
+pub struct Requests {
+    pub(super) log: Arc<dyn EventLog>,
+    pub(super) keys: Arc<CachedKeystore>,
+    pub(super) leases: Arc<Leases>,
+    pub(super) appender: Appender,
+    pub(super) clock: Clock,
+    entropy: Arc<Entropy>,
+    work: mpsc::UnboundedSender<String>,
+    /// Ticks whenever the worker finished a step.
+    pub(super) progress: watch::Receiver<u64>,
+}
+
+/// What [`Requests`] is made of.
+pub struct Parts {
+    /// The log.
+    pub log: Arc<dyn EventLog>,
+    /// The keys.
+    pub keys: Arc<CachedKeystore>,
+    /// Leases of answers in flight.
+    pub leases: Arc<Leases>,
+    /// Appends.
+    pub appender: Appender,
+    /// Time.
+    pub clock: Clock,
+    /// Randomness.
+    pub entropy: Arc<Entropy>,
+}
+
+impl Requests {
+    /// Over these parts; `work` takes the ids of fenced requests to the worker. Unbounded because every id in it is a
+    /// durable request: refusing one would only delay it to the next start.
+    pub fn new(parts: Parts, work: mpsc::UnboundedSender<String>, progress: watch::Receiver<u64>) -> Self {
+        let Parts { log, keys, leases, appender, clock, entropy } = parts;
+        Self { log, keys, leases, appender, clock, entropy, work, progress }
+    }
+
+    /// Opens a request and computes its preview. Nothing changes for anybody yet.
+    ///
+    /// # Errors
+    /// [`ForgetError`].
+    pub async fn open(&self, wish: OpenRequest) -> Result<Request, ForgetError> {
+        let subject = self.resolve(wish.subject).await?;
+        let mut purposes = wish.purposes;
+        if let Some(list) = &mut purposes {
+            list.sort();
+            list.dedup();
+        }
+        let preview = preview::compute(self.log.as_ref(), subject, purposes.as_deref()).await?;
+        let now = self.clock.now();
+        let id = format!("fr_{}", hex::encode(uuid_v7(now, self.entropy.draw()?)));
+        let received = wish.received_at.unwrap_or(now).min(now);
+        let due = deadline::due(received);
+        let fact = Fact::ForgetRequestOpened {
+            subject: subject.to_string(),
+            purposes: purposes.as_ref().map(|list| list.iter().map(Purpose::to_string).collect()),
+            basis: wish.basis,
+            received_at: received.rfc3339(),
+            due_at: due.rfc3339(),
+            reference: wish.reference,
+            by: wish.by,
+            preview,
+        };
+        let request = next(&id, None, &fact, now)?;
+        crash::point("forget.before-request");
+        self.step(&request, ExpectedRevision::NoStream, &[fact], Vec::new()).await?;
+        crash::point("forget.after-request");
+        Ok(request)
+    }
+
+    /// Approves exactly the preview with this digest and fences. When this returns, nobody reads or appends the data.
+    ///
+    /// # Errors
+    /// [`ForgetError::StalePreview`] when the preview would be another one now.
+    pub async fn approve(&self, id: &str, digest: &str, by: &str) -> Result<Option<Request>, ForgetError> {
+        let Some((request, revision)) = self.load(id).await? else { return Ok(None) };
+        let now = self.clock.now();
+        let approved = Fact::ForgetRequestApproved { preview_digest: digest.to_owned(), by: by.to_owned() };
+        let waiting = next(id, Some(request.clone()), &approved, now)?;
+        let current = preview::compute(self.log.as_ref(), request.subject, request.purposes.as_deref()).await?;
+        if current.digest != digest {
+            return Err(ForgetError::StalePreview { current: current.digest });
+        }
+        let fenced = Fact::ErasureFenced {
+            subject: request.subject.to_string(),
+            purposes: request.purposes.as_ref().map(|list| list.iter().map(Purpose::to_string).collect()),
+            request: id.to_owned(),
+            basis: request.basis.clone(),
+        };
+        let request = next(id, Some(waiting), &fenced, now)?;
+        let fence = Effect::Fence {
+            subject: request.subject,
+            purposes: request.purposes.clone(),
+            basis: request.basis.clone(),
+            request: id.to_owned(),
+        };
+        crash::point("forget.before-fence");
+        self.step(&request, ExpectedRevision::Exact(revision), &[approved, fenced], vec![fence]).await?;
+        crash::point("forget.after-fence");
+        // The worker lives as long as the process; what it does not get now it finds in the log at the next start.
+        let _ = self.work.send(id.to_owned());
+        Ok(Some(request))
+    }
+
+    /// Rejects a request with a ground.
+    ///
+    /// # Errors
+    /// [`ForgetError::Invalid`] unless it is still previewed.
+    pub async fn reject(&self, id: &str, ground: &str, by: &str) -> Result<Option<Request>, ForgetError> {
+        self.decide(id, Fact::ForgetRequestRejected { ground: ground.to_owned(), by: by.to_owned() }).await
+    }
+
+    /// Withdraws a request.
+    ///
+    /// # Errors
+    /// [`ForgetError::Invalid`] unless it is still previewed.
+    pub async fn cancel(&self, id: &str, by: &str) -> Result<Option<Request>, ForgetError> {
+        self.decide(id, Fact::ForgetRequestCancelled { by: by.to_owned() }).await
+    }
+
+    /// A request; `None` when there is none.
+    ///
+    /// # Errors
+    /// [`ForgetError`].
+    pub async fn get(&self, id: &str) -> Result<Option<Request>, ForgetError> {
+        Ok(self.load(id).await?.map(|(request, _)| request))
+    }
+
+    /// Waits until a request needs no more work, for at most `limit`; then whatever it is.
+    ///
+    /// # Errors
+    /// [`ForgetError`].
+    pub async fn wait(&self, id: &str, limit: std::time::Duration) -> Result<Option<Request>, ForgetError> {
+        let mut progress = self.progress.clone();
+        let deadline = tokio::time::Instant::now() + limit;
+        loop {
+            progress.borrow_and_update();
+            let request = self.get(id).await?;
+            if request.as_ref().is_none_or(|request| request.status.is_final()) {
+                return Ok(request);
+            }
+            match tokio::time::timeout_at(deadline, progress.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return Ok(request),
+            }
+        }
+    }
+
+    /// The present preview of a request that is still previewed.
+    ///
+    /// # Errors
+    /// [`ForgetError`].
+    pub async fn preview(&self, request: &Request) -> Result<Preview, ForgetError> {
+        Ok(preview::compute(self.log.as_ref(), request.subject, request.purposes.as_deref()).await?)
+    }
+
+    /// Lets a forgotten person, or forgotten purposes of a known one, come back.
+    ///
+    /// # Errors
+    /// [`ForgetError::NoSuchSubject`] when there is nothing erased.
+    pub async fn reauthorize(
+        &self,
+        subject: SubjectKey,
+        purposes: Vec<Purpose>,
+        basis: &str,
+        by: &str,
+    ) -> Result<SubjectRef, ForgetError> {
+        let known = match &subject {
+            SubjectKey::Ref(subject) => Some(*subject),
+            SubjectKey::External(id) => match self.keys.resolve(vec![id.clone()]).await?.first() {
+                Some(Resolved::Known(subject)) => Some(*subject),
+                Some(Resolved::Erased) => None,
+                _ => return Err(ForgetError::NoSuchSubject),
+            },
+        };
+        // The log first: were the keystore first and the process died between, a later generation would be in use that
+        // a second forget would not fence.
+        let effects = match known {
+            Some(subject) => vec![Effect::Reauthorize { subject, purposes: purposes.clone() }],
+            None => Vec::new(),
+        };
+        let list: Vec<String> = purposes.iter().map(Purpose::to_string).collect();
+        let data = serde_json::json!({"subject": known.map(|s| s.to_string()), "purposes": list, "basis": basis, "by": by});
+        let event_type = EventType::parse("data-subject-reauthorized").expect("a valid event type");
+        let stream = StreamName::parse_any("$reauthorizations").expect("a valid system name");
+        self.appender.append_system(stream, ExpectedRevision::Any, vec![(event_type, data)], effects).await?;
+        let renewed = self.keys.keystore().reauthorize(subject, purposes).await?;
+        renewed.ok_or(ForgetError::NoSuchSubject)
+    }
+
+    async fn decide(&self, id: &str, fact: Fact) -> Result<Option<Request>, ForgetError> {
+        let Some((request, revision)) = self.load(id).await? else { return Ok(None) };
+        let request = next(id, Some(request), &fact, self.clock.now())?;
+        self.step(&request, ExpectedRevision::Exact(revision), &[fact], Vec::new()).await?;
+        Ok(Some(request))
+    }
+
+    async fn resolve(&self, subject: SubjectKey) -> Result<SubjectRef, ForgetError> {
+        match subject {
+            SubjectKey::External(id) => match self.keys.resolve(vec![id]).await?.first() {
+                Some(Resolved::Known(subject)) => Ok(*subject),
+                Some(Resolved::Erased) => Err(ForgetError::AlreadyErased),
+                Some(Resolved::Unknown) | None => Err(ForgetError::NoSuchSubject),
+            },
+            SubjectKey::Ref(subject) => {
+                let fences = self.log.fences(vec![subject]).await?;
+                if fences.0.get(&subject).is_some_and(|list| list.iter().any(|fence| fence.purpose.is_none())) {
+                    return Err(ForgetError::AlreadyErased);
+                }
+                let named = !self.log.footprint(subject, None, 1).await?.is_empty();
+                let known = named || self.keys.external_ids(vec![subject]).await?.first().is_some_and(Option::is_some);
+                if known { Ok(subject) } else { Err(ForgetError::NoSuchSubject) }
+            }
+        }
+    }
+
+    /// Appends facts to the request's stream, with its row in the list of requests.
+    pub(super) async fn step(
+        &self,
+        request: &Request,
+        expected: ExpectedRevision,
+        facts: &[Fact],
+        mut effects: Vec<Effect>,
+    ) -> Result<(), ForgetError> {
+        let stream = stream_of(&request.id).ok_or(ForgetError::Corrupt)?;
+        effects.push(Effect::Request {
+            id: request.id.clone(),
+            subject: request.subject,
+            status: request.status.as_str(),
+            due: Millis::parse_rfc3339(&request.due_at).unwrap_or(self.clock.now()),
+        });
+        let events = facts
+            .iter()
+            .map(|fact| Ok((fact.event_type(), serde_json::to_value(fact).map_err(|_| ForgetError::Corrupt)?)))
+            .collect::<Result<_, ForgetError>>()?;
+        match self.appender.append_system(stream, expected, events, effects).await {
+            Ok(_) => Ok(()),
+            // Somebody else took the step: whoever comes second is told what the request is now.
+            Err(AppendError::Refused(Refused::WrongExpectedRevision { .. })) => {
+                let now = self.get(&request.id).await?.map(|request| request.status);
+                Err(InvalidTransition { from: now }.into())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Folds a request's stream.
+    pub(super) async fn load(&self, id: &str) -> Result<Option<(Request, Revision)>, ForgetError> {
+        let Some(stream) = stream_of(id) else { return Ok(None) };
+        let (mut state, mut from) = (None, Some(0));
+        let mut last = Revision(0);
+        while let Some(revision) = from {
+            let query = ReadQuery {
+                stream: Some(stream.clone()),
+                from: Some(revision),
+                direction: Direction::Forward,
+                limit: 1000,
+                max_bytes: 16 << 20,
+                until: None,
+                filter: Filter::default(),
+                system: true,
+            };
+            let page = self.log.read(query).await?;
+            for event in &page.events {
+                let fact: Fact = serde_json::from_str(&event.public).map_err(|_| ForgetError::Corrupt)?;
+                state = Some(next(id, state, &fact, event.recorded).map_err(|_| ForgetError::Corrupt)?);
+                last = event.revision;
+            }
+            from = page.next;
+        }
+        Ok(state.map(|request| (request, last)))
+    }
+}

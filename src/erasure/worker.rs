@@ -1,0 +1,305 @@
+//! The saga after the fence: destroy, evict, wash, verify, complete (F2 to F7).
+//!
+//! Owns: the only call that destroys keys. Every step is idempotent and its end is an event, so a crash anywhere resumes
+//! by folding the stream. Requests are taken in the order of the erasure record, those that wait are destroyed together
+//! and share one wash. A step that fails is retried with growing pauses; nothing is ever reported as done that is not.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+use super::preview::walk;
+use super::requests::{ForgetError, Requests};
+use super::{DestroyedKeyRecord, Fact, Request, Status, Verification, next};
+use crate::crash;
+use crate::event::{ExpectedRevision, Purpose, Revision, StoreId, SubjectRef};
+use crate::eventlog::{Effect, ErasureRow};
+use crate::keystore::keyring::Keyring;
+use crate::keystore::{Dek, DekId, DestroyOrder, Destruction, Fetched, Scope};
+use crate::sealing::envelope::{self, SlotContext};
+use crate::sealing::{self};
+
+/// Most requests that share one wash.
+const MOST_TOGETHER: usize = 64;
+/// First and longest pause before a retry.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+
+/// The worker.
+pub struct Worker {
+    requests: Requests,
+    keyring: Arc<Keyring>,
+    store: StoreId,
+    inbox: mpsc::UnboundedReceiver<String>,
+    progress: watch::Sender<u64>,
+}
+
+/// A request whose keys are being destroyed.
+struct Open {
+    request: Request,
+    revision: Revision,
+    row: ErasureRow,
+}
+
+impl Worker {
+    /// A worker that takes the ids of fenced requests from `inbox` and ticks `progress`.
+    pub fn new(
+        requests: Requests,
+        keyring: Arc<Keyring>,
+        store: StoreId,
+        inbox: mpsc::UnboundedReceiver<String>,
+        progress: watch::Sender<u64>,
+    ) -> Self {
+        Self { requests, keyring, store, inbox, progress }
+    }
+
+    /// Works until every handle to its inbox is gone.
+    pub async fn run(mut self) {
+        let mut ids = Vec::new();
+        while self.inbox.recv_many(&mut ids, MOST_TOGETHER).await > 0 {
+            let mut pause = PAUSES.0;
+            let mut waiting = std::mem::take(&mut ids);
+            while !waiting.is_empty() {
+                waiting = self.advance(waiting).await;
+                self.progress.send_modify(|tick| *tick += 1);
+                if !waiting.is_empty() {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(PAUSES.1);
+                }
+            }
+        }
+    }
+
+    /// Takes requests as far as they go; those that must be tried again.
+    async fn advance(&self, ids: Vec<String>) -> Vec<String> {
+        let mut open = match self.open(&ids).await {
+            Ok(open) => open,
+            Err(error) => {
+                tracing::error!(error = %error, requests = ids.len(), "forget requests cannot be read; trying again");
+                return ids;
+            }
+        };
+        let mut again = Vec::new();
+        if let Err(error) = self.destroy_together(&mut open).await {
+            tracing::error!(error = %error, requests = open.len(), "keys cannot be destroyed; trying again");
+            return ids;
+        }
+        for item in open {
+            let id = item.request.id.clone();
+            match self.verify_and_complete(item).await {
+                Ok(Status::Completed) => tracing::info!(request = %id, "erasure completed"),
+                Ok(_) => again.push(id),
+                Err(error) => {
+                    tracing::error!(error = %error, request = %id, "an erasure cannot be completed; trying again");
+                    again.push(id);
+                }
+            }
+        }
+        again
+    }
+
+    /// The requests that are fenced and not final, in the order of the erasure record.
+    async fn open(&self, ids: &[String]) -> Result<Vec<Open>, ForgetError> {
+        let mut open = Vec::new();
+        for id in ids {
+            let Some((request, revision)) = self.requests.load(id).await? else { continue };
+            if request.status.is_final() || request.status == Status::Previewed {
+                continue;
+            }
+            let row = self.record_of(id).await?;
+            open.push(Open { request, revision, row });
+        }
+        open.sort_by_key(|item| item.row.number);
+        Ok(open)
+    }
+
+    async fn record_of(&self, id: &str) -> Result<ErasureRow, ForgetError> {
+        self.requests.log.erasure_of(id.to_owned()).await?.ok_or(ForgetError::Corrupt)
+    }
+
+    /// F2 to F4 for all of them: destroy each, let go of caches and answers in flight, wash once, witness, say so.
+    async fn destroy_together(&self, open: &mut [Open]) -> Result<(), ForgetError> {
+        let mut destroyed = Vec::new();
+        for item in open.iter().filter(|item| item.request.status != Status::Verifying) {
+            destroyed.push(self.destroy(&item.request, item.row.number).await?);
+        }
+        if destroyed.is_empty() {
+            return Ok(());
+        }
+        let released = open.iter().map(|item| self.requests.leases.revoke(item.request.subject));
+        futures_util::future::join_all(released).await;
+        crash::point("forget.after-evict");
+        let washed = self.requests.keys.keystore().wash().await?;
+        let mut destroyed = destroyed.into_iter();
+        for item in open.iter_mut().filter(|item| item.request.status != Status::Verifying) {
+            witness(&self.keyring, &item.row)?;
+            let Some(destruction) = destroyed.next() else { return Err(ForgetError::Corrupt) };
+            let fact = Fact::KeysDestroyed {
+                erasure: item.row.number,
+                keys: destruction.keys.iter().map(key_record).collect(),
+                external_id_removed: destruction.external_id_removed,
+                washed_bytes: washed.bytes,
+            };
+            crash::point("forget.before-destroyed-event");
+            self.step(item, fact, Vec::new()).await?;
+            crash::point("forget.after-destroyed-event");
+        }
+        Ok(())
+    }
+
+    async fn destroy(&self, request: &Request, number: u64) -> Result<Destruction, ForgetError> {
+        crash::point("forget.before-destroy");
+        let scope = scope_of(request.purposes.clone());
+        let order = DestroyOrder {
+            subject: request.subject,
+            scope: scope.clone(),
+            erasure: number,
+            at: self.requests.clock.now(),
+        };
+        let destruction = self.requests.keys.keystore().destroy(order).await?;
+        self.requests.keys.evict(request.subject, &scope);
+        Ok(destruction)
+    }
+
+    async fn verify_and_complete(&self, mut item: Open) -> Result<Status, ForgetError> {
+        let verification = self.verify(&item.request).await?;
+        crash::point("forget.after-verify");
+        if verification.opened > 0 {
+            tracing::error!(request = %item.request.id, opened = verification.opened, "an erased slot still opens");
+            self.step(&mut item, Fact::ErasureFailed { verification }, Vec::new()).await?;
+            return Ok(Status::Failed);
+        }
+        let done = vec![Effect::Completed { request: item.request.id.clone() }];
+        self.step(&mut item, Fact::ErasureCompleted { verification }, done).await?;
+        crash::point("forget.after-completion");
+        Ok(Status::Completed)
+    }
+
+    async fn step(&self, item: &mut Open, fact: Fact, effects: Vec<Effect>) -> Result<(), ForgetError> {
+        let id = item.request.id.clone();
+        item.request = next(&id, Some(item.request.clone()), &fact, self.requests.clock.now())?;
+        self.requests.step(&item.request, ExpectedRevision::Exact(item.revision), &[fact], effects).await?;
+        item.revision = Revision(item.revision.0 + 1);
+        Ok(())
+    }
+
+    /// F6: tries to open every slot of the person in the scope, with whatever keys the keystore still gives. Nothing is
+    /// taken from a cache, and no fence is consulted.
+    async fn verify(&self, request: &Request) -> Result<Verification, ForgetError> {
+        let mut wanted: HashMap<DekId, bool> = HashMap::new();
+        let mut found = Verification { events: 0, tried: 0, opened: 0 };
+        let subject = request.subject;
+        let scope = request.purposes.as_deref();
+        let limit = self.fenced_generations(subject, scope).await?;
+        walk(self.requests.log.as_ref(), subject, |_, meta, _| {
+            found.events += 1;
+            for id in meta.slots.iter().filter_map(|slot| own_key(slot, subject, &limit)) {
+                found.tried += 1;
+                wanted.entry(id).or_insert(false);
+            }
+            Ok(())
+        })
+        .await?;
+        let ids: Vec<DekId> = wanted.keys().cloned().collect();
+        let fetched = self.requests.keys.keystore().fetch(ids.clone()).await?;
+        let alive: HashMap<DekId, Arc<Dek>> = ids
+            .into_iter()
+            .zip(fetched)
+            .filter_map(|(id, answer)| match answer {
+                Fetched::Key(dek) => Some((id, dek)),
+                Fetched::Destroyed { .. } | Fetched::Unknown => None,
+            })
+            .collect();
+        if !alive.is_empty() {
+            found.opened = self.really_open(subject, &limit, &alive).await?;
+        }
+        Ok(found)
+    }
+
+    /// Generations that the erasure covers, by purpose; `None` covers all of them.
+    async fn fenced_generations(
+        &self,
+        subject: SubjectRef,
+        scope: Option<&[Purpose]>,
+    ) -> Result<Option<HashMap<String, u32>>, ForgetError> {
+        let Some(purposes) = scope else { return Ok(None) };
+        let fences = self.requests.log.fences(vec![subject]).await?;
+        let list = fences.0.get(&subject).map(Vec::as_slice).unwrap_or_default();
+        let covered = list.iter().filter_map(|fence| Some((fence.purpose.as_ref()?, fence.generation)));
+        let covered = covered.filter(|(purpose, _)| purposes.contains(purpose));
+        Ok(Some(covered.map(|(purpose, generation)| (purpose.to_string(), generation)).collect()))
+    }
+
+    /// Keys that should be gone are there: count what they open.
+    async fn really_open(
+        &self,
+        subject: SubjectRef,
+        limit: &Option<HashMap<String, u32>>,
+        alive: &HashMap<DekId, Arc<Dek>>,
+    ) -> Result<u64, ForgetError> {
+        let mut opened = 0;
+        walk(self.requests.log.as_ref(), subject, |event, meta, _| {
+            let sealed = event.sealed.as_deref().unwrap_or_default();
+            for ((number, slot), bytes) in meta.slots.iter().enumerate().zip(envelope::slots(sealed)) {
+                let Some(dek) = own_key(slot, subject, limit).and_then(|id| alive.get(&id)) else { continue };
+                let owners: Vec<SubjectRef> = slot.owners.iter().filter_map(|o| SubjectRef::parse(&o.0)).collect();
+                let paths: Vec<&str> = slot.fields.iter().map(|field| field.0.as_ref()).collect();
+                let context = SlotContext {
+                    store: &self.store,
+                    event: &event.id,
+                    event_type: event.event_type.as_str(),
+                    schema_version: event.schema_version.unwrap_or(0),
+                    owners: &owners,
+                    purpose: &slot.purpose,
+                    slot: number as u16,
+                    paths_sha256: envelope::paths_digest(&paths),
+                };
+                // A joint slot cannot be opened with one key, but one live key of it is one too many.
+                let opens = bytes.ok().flatten().is_some_and(|b| sealing::open(&[dek], &context, b).is_ok());
+                opened += u64::from(opens || owners.len() > 1);
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(opened)
+    }
+}
+
+fn own_key(
+    slot: &sealing::meta::SlotMeta<'_>,
+    subject: SubjectRef,
+    limit: &Option<HashMap<String, u32>>,
+) -> Option<DekId> {
+    let generation = slot.owners.iter().find(|owner| SubjectRef::parse(&owner.0) == Some(subject))?.1;
+    let covered = limit.as_ref().is_none_or(|by_purpose| {
+        by_purpose.get(slot.purpose.as_ref()).is_some_and(|fenced| generation <= *fenced)
+    });
+    let purpose = Purpose::parse_any(&slot.purpose).ok()?;
+    covered.then_some(DekId { subject, purpose, generation })
+}
+
+fn key_record(key: &crate::keystore::DestroyedKey) -> DestroyedKeyRecord {
+    DestroyedKeyRecord {
+        kid: hex::encode(key.kid.0),
+        purpose: key.purpose.to_string(),
+        generation: key.generation,
+        destroyed_at: key.at.rfc3339(),
+    }
+}
+
+/// The scope of an order.
+pub(super) fn scope_of(purposes: Option<Vec<Purpose>>) -> Scope {
+    purposes.map_or(Scope::Person, Scope::Purposes)
+}
+
+/// Tells the keyring that the erasure record has come this far.
+pub(super) fn witness(keyring: &Keyring, row: &ErasureRow) -> Result<(), ForgetError> {
+    if keyring.erasure_record().number >= row.number {
+        return Ok(());
+    }
+    keyring.record_erasure(row.number, row.digest).map_err(|error| {
+        tracing::error!(error = %error, "the keyring cannot be written");
+        ForgetError::Keystore(crate::keystore::KeystoreError::Unavailable { reason: "the keyring cannot be written" })
+    })
+}

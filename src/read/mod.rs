@@ -1,0 +1,291 @@
+//! Reading: a page of sealed events becomes what this caller may see.
+//!
+//! Owns: the order of a read (lease, page and fences in one snapshot, keys, access log, rendering) and the decision what
+//! each personal value shows. Must not know: HTTP. Keeps invariants 5 (a lease is held before the snapshot is read) and
+//! 6 (*erased* comes from a fence only; a key that cannot be had is `unavailable`).
+
+pub mod access;
+mod open;
+pub mod render;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::clock::Clock;
+use crate::event::{ExternalId, Position, Revision, StoreId, SubjectRef};
+use crate::eventlog::{EventLog, Fence, Page, ReadError, ReadQuery, StoredEvent};
+use crate::keystore::KeystoreError;
+use crate::keystore::lease::{CachedKeystore, Lease, Leases};
+use crate::schema::Registry;
+use crate::sealing::OpenedSlot;
+use crate::sealing::meta::Meta;
+use access::{AccessLog, AccessRefused, Viewing};
+
+/// How redacted values are shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Redaction {
+    /// A typed placeholder that validates against the schema.
+    #[default]
+    Typed,
+    /// `{"$redacted":{…}}`.
+    Marker,
+    /// `null`.
+    Null,
+    /// The member is left out; in an array, `null`.
+    Omit,
+}
+
+/// For which purposes personal values are shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Purposes {
+    /// None: everything personal is withheld.
+    None,
+    /// Every purpose.
+    All,
+    /// These.
+    These(Vec<String>),
+}
+
+impl Purposes {
+    fn allow(&self, purpose: &str) -> bool {
+        match self {
+            Self::None => false,
+            Self::All => true,
+            Self::These(list) => list.iter().any(|known| known == purpose),
+        }
+    }
+}
+
+/// Who reads, and how.
+#[derive(Clone, Debug)]
+pub struct Viewer {
+    /// Public id of the API key.
+    pub principal: String,
+    /// What may be shown.
+    pub purposes: Purposes,
+    /// How redactions look.
+    pub redaction: Redaction,
+    /// Whether values whose keys cannot be reached are shown as `unavailable` rather than failing the read.
+    pub partial: bool,
+    /// The stated reason.
+    pub reason: String,
+    /// Route template, for the access log.
+    pub route: &'static str,
+    /// Request id.
+    pub request: String,
+}
+
+/// Why a value is not shown.
+#[derive(Clone, Debug)]
+pub enum State {
+    /// A fence: erased, expired or restricted.
+    Fenced(Arc<Fence>),
+    /// Keys cannot be reached.
+    Unavailable,
+    /// This caller may not.
+    Withheld,
+}
+
+impl State {
+    /// The word in answers.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Fenced(fence) => fence.state.as_str(),
+            Self::Unavailable => "unavailable",
+            Self::Withheld => "withheld",
+        }
+    }
+}
+
+/// One event with what could be opened of it.
+pub struct Opened<'p> {
+    /// As stored.
+    pub event: &'p StoredEvent,
+    /// Its metadata.
+    pub meta: Meta<'p>,
+    /// Per slot: the values, or why not, and whose slot decided it.
+    pub slots: Vec<Result<OpenedSlot, (State, SubjectRef)>>,
+}
+
+/// A page that holds opened personal data. The lease must be checked before every write of it.
+pub struct Rendered {
+    /// One JSON text per event.
+    pub events: Vec<RenderedEvent>,
+    /// Where the next page begins.
+    pub next: Option<u64>,
+    /// The log's next position at the time of reading.
+    pub head: u64,
+    /// Last revision of the stream, for stream reads.
+    pub last_revision: Option<Revision>,
+    /// Latest erasure epoch in the page, for its `ETag`.
+    pub epoch: u64,
+    /// Whether anything was unavailable: such a page must not be cached under an `ETag`.
+    pub unavailable: bool,
+    /// Values shown in clear.
+    pub opened: u64,
+    /// Values not shown, by state.
+    pub redacted: Vec<(&'static str, u64)>,
+    /// Held until the last byte has left.
+    pub lease: Lease,
+}
+
+/// One rendered event.
+pub struct RenderedEvent {
+    /// Position.
+    pub position: Position,
+    /// Whether it is one of the system's own.
+    pub system: bool,
+    /// Event type.
+    pub event_type: String,
+    /// JSON text.
+    pub json: Vec<u8>,
+}
+
+/// Why a read failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadFailed {
+    /// The access log cannot be written: nothing personal is shown.
+    #[error(transparent)]
+    AccessLog(#[from] AccessRefused),
+    /// Keys cannot be reached and the caller did not ask for a partial answer.
+    #[error("keys are unavailable")]
+    KeysUnavailable(#[from] KeystoreError),
+    /// Some keys are neither there nor recorded as destroyed.
+    #[error("a key is unknown")]
+    KeyUnknown,
+    /// The log cannot be read.
+    #[error(transparent)]
+    Log(#[from] ReadError),
+    /// The keystore is behind the erasure record: no personal data is served until it has caught up.
+    #[error("the erasure record has not been applied to the keystore")]
+    ErasureRecordBehind,
+}
+
+/// Reads pages.
+#[derive(Clone)]
+pub struct Reader {
+    log: Arc<dyn EventLog>,
+    keys: Arc<CachedKeystore>,
+    leases: Arc<Leases>,
+    registry: Arc<Registry>,
+    access: Arc<AccessLog>,
+    clock: Clock,
+    store: StoreId,
+}
+
+impl Reader {
+    /// A reader over these parts.
+    pub fn new(
+        log: Arc<dyn EventLog>,
+        keys: Arc<CachedKeystore>,
+        leases: Arc<Leases>,
+        registry: Arc<Registry>,
+        access: Arc<AccessLog>,
+        clock: Clock,
+        store: StoreId,
+    ) -> Self {
+        Self { log, keys, leases, registry, access, clock, store }
+    }
+
+    /// The log, for reads that show no event.
+    pub fn log(&self) -> &Arc<dyn EventLog> {
+        &self.log
+    }
+
+    /// Reads and renders one page.
+    ///
+    /// # Errors
+    /// [`ReadFailed`].
+    pub async fn page(&self, query: ReadQuery, viewer: &Viewer) -> Result<Rendered, ReadFailed> {
+        // A forget that fences after this line waits for the lease, one that fenced before it is in the snapshot.
+        let lease = self.leases.begin(Instant::now());
+        let page = self.log.read(query.clone()).await?;
+        let attempt = self.render(&page, viewer, lease).await?;
+        if !attempt.missing {
+            return Ok(attempt.rendered);
+        }
+        // A key was gone although the snapshot had no fence for it: the fence may be newer than the snapshot. Only a
+        // snapshot that shows the fence may say "erased"; if there is none, the key is unavailable, not erased.
+        drop(attempt);
+        let lease = self.leases.begin(Instant::now());
+        let page = self.log.read(query).await?;
+        let attempt = self.render(&page, viewer, lease).await?;
+        if attempt.missing && !viewer.partial {
+            return Err(ReadFailed::KeyUnknown);
+        }
+        Ok(attempt.rendered)
+    }
+
+    async fn render(&self, page: &Page, viewer: &Viewer, mut lease: Lease) -> Result<Attempt, ReadFailed> {
+        let metas = open::metas(page)?;
+        let plan = open::plan(page, &metas, viewer);
+        let keys = match self.keys.fetch(plan.wanted.iter().cloned().collect()).await {
+            Ok(fetched) => Some(plan.wanted.iter().cloned().zip(fetched).collect::<HashMap<_, _>>()),
+            Err(error) if !viewer.partial => return Err(error.into()),
+            Err(_) => None,
+        };
+        let opened = open::open(self.store, page, metas, plan, keys.as_ref());
+        let people = self.external_ids(page, &opened.events, viewer).await?;
+        let viewings = open::viewings(&opened.events, &people);
+        lease.narrow(viewings.keys().map(|(subject, _)| *subject));
+        if !viewings.is_empty() {
+            let viewings = viewings
+                .into_iter()
+                .map(|((subject, purpose), fields)| Viewing { subject, purpose, fields })
+                .collect();
+            self.access.record(viewer, viewings, self.clock.now()).await?;
+        }
+        let mut counts = render::Counts::default();
+        let renderer = render::Renderer { registry: &self.registry, redaction: viewer.redaction, people: &people };
+        let events = opened.events.iter().map(|event| renderer.event(event, &mut counts)).collect::<Result<_, _>>()?;
+        let rendered = Rendered {
+            events,
+            next: page.next,
+            head: page.head,
+            last_revision: page.last_revision,
+            epoch: page.fences.epoch(),
+            unavailable: counts.redacted.contains_key("unavailable"),
+            opened: counts.opened,
+            redacted: counts.redacted.into_iter().collect(),
+            lease,
+        };
+        Ok(Attempt { rendered, missing: opened.missing })
+    }
+
+    /// External ids of everyone in the page, for viewers who may see personal data. A person under a whole-person fence
+    /// has none any more.
+    async fn external_ids(
+        &self,
+        page: &Page,
+        events: &[Opened<'_>],
+        viewer: &Viewer,
+    ) -> Result<HashMap<SubjectRef, ExternalId>, ReadFailed> {
+        if viewer.purposes == Purposes::None {
+            return Ok(HashMap::new());
+        }
+        let mut refs: Vec<SubjectRef> = events
+            .iter()
+            .flat_map(|opened| opened.meta.ids.iter().filter_map(|site| pseudonym(&opened.event.public, site.1)))
+            .filter(|subject| page.fences.covering(subject, "$identity", 0).is_none())
+            .collect();
+        refs.sort_unstable();
+        refs.dedup();
+        let found = match self.keys.external_ids(refs.clone()).await {
+            Ok(found) => found,
+            Err(_) if viewer.partial => return Ok(HashMap::new()),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(refs.into_iter().zip(found).filter_map(|(subject, id)| Some((subject, id?))).collect())
+    }
+}
+
+struct Attempt {
+    rendered: Rendered,
+    missing: bool,
+}
+
+/// The pseudonym whose opening quote stands at `at` in a public part.
+fn pseudonym(public: &str, at: usize) -> Option<SubjectRef> {
+    public.get(at + 1..at + 1 + SubjectRef::TEXT_LEN).and_then(SubjectRef::parse)
+}
