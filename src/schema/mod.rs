@@ -2,13 +2,36 @@
 //!
 //! Owns: schemas and their versions, category policies, and the step from a caller's event to a validated, marked one.
 //! Must not know: keys, storage, HTTP. The registry is a fold of system events that `audit` records; here it lives in
-//! memory only.
+//! memory only. Keeps: what a schema marks as personal is found in every event, or the event is refused.
 
-// CONTRACT (to be implemented by this module; everything below is the API the rest of the crate is written against)
+mod checksum;
+mod compat;
+mod compat_rules;
+mod document;
+mod erased;
+mod inline;
+pub mod lint;
+mod pattern;
+mod personal;
+mod placeholder;
+mod prepare;
+mod registry;
+mod walk;
 
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::event::{Category, EventType, NewEvent, Pointer, Purpose, SubjectKey};
+pub use compat::{CompatError, CompatReport, Compatibility};
+pub use personal::FieldMark;
+pub use placeholder::{Placeholder, PlaceholderFacts};
+pub use registry::{Candidate, InventoryItem, RegistrationError, Registry, SchemaVersion, TypeSummary};
+
+use crate::event::{NewEvent, Pointer, Purpose, SubjectKey};
 
 /// A caller's event after validation: everything sealing needs to know.
 #[derive(Clone, Debug)]
@@ -75,5 +98,99 @@ pub struct Violation {
     pub hint: Option<String>,
 }
 
-#[allow(dead_code, reason = "names the types the contract speaks of")]
-type Names = (Category, EventType);
+impl Violation {
+    pub(super) fn new(code: &'static str, pointer: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { code, pointer: pointer.into(), message: message.into(), hint: None }
+    }
+
+    #[must_use]
+    fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// Whether events of a category need a schema.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SchemaPolicy {
+    /// No schema is needed; where one is registered it holds. In-line marks are taken.
+    #[default]
+    Open,
+    /// Every event needs a registered schema; in-line marks may add to its marks.
+    Registered,
+    /// Every event needs a registered schema; in-line marks are refused.
+    Sealed,
+}
+
+/// What happens when something unmarked looks personal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LeakGuard {
+    /// Nothing; nobody looks.
+    Off,
+    /// The response lists where.
+    #[default]
+    Warn,
+    /// The event is refused.
+    Reject,
+}
+
+/// Rules of a category of streams. Every member may be left out of its JSON.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CategorySettings {
+    /// Whether events need a schema.
+    pub schema_policy: SchemaPolicy,
+    /// What happens when something unmarked looks personal.
+    pub leak_guard: LeakGuard,
+    /// Whether every append must say which revision it expects.
+    pub require_expected: bool,
+    /// Placeholder by kind of data, for in-line marks that declare none.
+    pub placeholders: BTreeMap<String, Value>,
+}
+
+/// What holds for a category until somebody sets it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Schema policy of categories without settings.
+    pub default_policy: SchemaPolicy,
+    /// Leak guard of categories without settings.
+    pub default_leak_guard: LeakGuard,
+}
+
+/// Payload of the system events of which the registry is the fold.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "record", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum RegistryRecord {
+    /// A version was registered.
+    SchemaRegistered {
+        /// Event type.
+        event_type: String,
+        /// Version, from 1, without gaps.
+        version: u32,
+        /// The schema as handed in.
+        schema: Value,
+    },
+    /// A version is no longer what new events get.
+    SchemaDeprecated {
+        /// Event type.
+        event_type: String,
+        /// Version.
+        version: u32,
+    },
+    /// How versions of a type must relate.
+    SchemaSettingsChanged {
+        /// Event type.
+        event_type: String,
+        /// The new rule.
+        compatibility: Compatibility,
+    },
+    /// Rules of a category.
+    CategoryChanged {
+        /// The category.
+        category: String,
+        /// All of its rules.
+        settings: CategorySettings,
+    },
+}

@@ -1,0 +1,411 @@
+//! What in an event type is personal, and whose it is: the marks and the people of a schema.
+//!
+//! Owns: the meaning of `x-personal-data` and `x-data-subjects`, and every reason to refuse them. Must not know: events,
+//! keys. Keeps: a mark that would not take effect, exactly and everywhere, is refused; so is an id that could not be
+//! replaced by a pseudonym.
+
+use std::sync::Arc;
+
+use jsonschema::Validator;
+use serde_json::{Map, Value};
+
+use super::Violation;
+use super::document::Parts;
+use super::pattern::Pattern;
+use super::placeholder::{self, Placeholder};
+use super::walk::{MARK, Node, ROLES, Walked, escape};
+use crate::event::{Pointer, Purpose, SubjectRef};
+
+/// Longest name of a role or kind of data, in bytes.
+const NAME_LIMIT: usize = 128;
+
+/// A place that a schema marks as personal.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FieldMark {
+    /// Where in `data`; `*` for every element or member.
+    pub pointer: Pointer,
+    /// Whose data it is: names of roles, sorted.
+    pub roles: Vec<String>,
+    /// `true`: hidden when any owner is erased (`erase_when: any`, more than one owner).
+    pub joint: bool,
+    /// Why it is processed: sorted, distinct, at least one.
+    pub purposes: Vec<Purpose>,
+    /// Kind of data, for example `contact.email`.
+    pub category: Option<String>,
+    /// Whether it is of a special category (Art. 9).
+    pub special: bool,
+    /// What is shown when it is gone.
+    pub placeholder: Placeholder,
+}
+
+/// A mark and what it means for events.
+#[derive(Clone, Debug)]
+pub(super) struct Mark {
+    pub pattern: Pattern,
+    pub field: Arc<FieldMark>,
+    /// Indexes into the schema's roles.
+    pub roles: Vec<usize>,
+}
+
+/// A role of `x-data-subjects`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Role {
+    pub name: String,
+    /// Where the id stands; may hold `*`.
+    pub id: Pointer,
+    /// Tokens up to and including the last `*`: a field of this role shares them with its id.
+    pub scope: usize,
+}
+
+impl Role {
+    /// Where the id of a field's owner stands, `*` resolved by the field's own place.
+    pub fn id_for(&self, field: &Pointer) -> Pointer {
+        let shared = field.tokens().iter().take(self.scope);
+        shared.chain(self.id.tokens().iter().skip(self.scope)).fold(Pointer::root(), |at, token| at.child(token))
+    }
+}
+
+/// Marks and roles of a schema.
+pub(super) struct Personal {
+    pub marks: Vec<Mark>,
+    pub roles: Vec<Role>,
+    pub plain: bool,
+}
+
+/// Finds the marks and roles of a schema.
+///
+/// # Errors
+/// Everything that would keep a mark from taking effect.
+pub(super) fn find(
+    root: &Value,
+    walked: &Walked<'_>,
+    marked: &[String],
+    parts: &Parts,
+) -> Result<Personal, Vec<Violation>> {
+    let mut violations = unreachable(walked, marked);
+    let roles = roles(root, &mut violations);
+    let mut found: Vec<Found<'_, '_>> = Vec::new();
+    for node in walked.nodes.iter().filter(|node| node.schema.get(MARK).is_some()) {
+        match Declared::parse(&node.schema[MARK], &node.location, &roles) {
+            Ok(declared) => found.push(Found { node, declared }),
+            Err(mut more) => violations.append(&mut more),
+        }
+    }
+    found.sort_by_cached_key(|f| (f.node.pattern.has_open_step(), f.node.pattern.pointer(), f.node.location.clone()));
+    for mark in &found {
+        placed(mark, &roles, &mut violations);
+    }
+    conflicts(&found, &mut violations);
+    ids(walked, &roles, &found, parts, &mut violations);
+    dedup(&mut violations);
+    if !violations.is_empty() {
+        return Err(violations);
+    }
+    let plain = is_plain(walked, &found, &roles);
+    let mut marks: Vec<Mark> = Vec::new();
+    for mark in &found {
+        match mark.settle(walked, &found, parts, &roles) {
+            Ok(mark) if marks.iter().any(|m| m.pattern == mark.pattern) => {}
+            Ok(mark) => marks.push(mark),
+            Err(violation) => violations.push(violation),
+        }
+    }
+    dedup(&mut violations);
+    if violations.is_empty() { Ok(Personal { marks, roles, plain }) } else { Err(violations) }
+}
+
+struct Found<'w, 's> {
+    node: &'w Node<'s>,
+    declared: Declared,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Declared {
+    roles: Vec<String>,
+    joint: bool,
+    purposes: Vec<Purpose>,
+    category: Option<String>,
+    special: bool,
+    placeholder: Option<Value>,
+}
+
+impl Found<'_, '_> {
+    /// The placeholder must satisfy every subschema that surely speaks about the place, its own first of all.
+    fn settle(&self, walked: &Walked<'_>, all: &[Self], parts: &Parts, roles: &[Role]) -> Result<Mark, Violation> {
+        let about = walked.nodes.iter().filter(|node| {
+            let marked = all.iter().any(|mark| std::ptr::eq(mark.node, *node));
+            (node.certain || marked) && node.pattern.overlaps(&self.node.pattern)
+        });
+        let mut locations: Vec<&str> = about.map(|node| node.location.as_str()).collect();
+        locations.sort_unstable();
+        locations.dedup();
+        let validators: Vec<Validator> = locations.iter().map(|at| parts.compile(at)).collect::<Result<_, _>>()?;
+        let validators: Vec<&Validator> = validators.iter().collect();
+        let declared = &self.declared;
+        let category = declared.category.as_deref();
+        let placeholder =
+            placeholder::settle(declared.placeholder.as_ref(), category, &validators, &self.node.location)?;
+        let indexes = roles.iter().enumerate().filter(|(_, role)| declared.roles.contains(&role.name));
+        Ok(Mark {
+            pattern: self.node.pattern.clone(),
+            roles: indexes.map(|(at, _)| at).collect(),
+            field: Arc::new(FieldMark {
+                pointer: self.node.pattern.pointer(),
+                roles: declared.roles.clone(),
+                joint: declared.joint,
+                purposes: declared.purposes.clone(),
+                category: declared.category.clone(),
+                special: declared.special,
+                placeholder,
+            }),
+        })
+    }
+}
+
+/// Marks that the walk did not reach, or reached only on the first round of a recursion.
+fn unreachable(walked: &Walked<'_>, marked: &[String]) -> Vec<Violation> {
+    let reached = |location: &String| {
+        let mut nodes = walked.nodes.iter().filter(|node| node.location == **location).peekable();
+        nodes.peek().is_some() && nodes.all(|node| !walked.recurs(node))
+    };
+    let lost = marked.iter().filter(|location| !reached(location));
+    lost.map(|location| {
+        Violation::new("personal-mark-unreachable", format!("{location}/{MARK}"), "the mark cannot take effect here")
+            .hint("marks do not work under `not`, `contains`, unused definitions or recursive references: mark the whole object above instead")
+    })
+    .collect()
+}
+
+/// What can be wrong with the place of one mark.
+fn placed(mark: &Found<'_, '_>, roles: &[Role], violations: &mut Vec<Violation>) {
+    let at = format!("{}/{MARK}", mark.node.location);
+    let pattern = &mark.node.pattern;
+    if pattern.is_root() {
+        violations.push(
+            Violation::new("personal-mark-root", &at, "the whole event cannot be personal")
+                .hint("mark its members: the ids of the people in it must stay readable"),
+        );
+    }
+    if pattern.has_literal_star() {
+        violations.push(Violation::new("personal-mark-ambiguous", &at, "a member named `*` cannot hold personal data"));
+    }
+    for role in roles.iter().filter(|role| mark.declared.roles.contains(&role.name)) {
+        if !pattern.begins_with(&role.id.tokens()[..role.scope]) {
+            violations.push(
+                Violation::new(
+                    "subject-role-ambiguous",
+                    &at,
+                    "the role names one person per element, and this field stands outside the elements",
+                )
+                .hint("move the field beside the id, or mark it with another role"),
+            );
+        }
+    }
+    // Whether or not the mark names the role: every id must stay readable as a pseudonym.
+    if roles.iter().any(|role| pattern.overlaps_pointer(&role.id, true)) {
+        violations.push(
+            Violation::new("subject-id-sealed", &at, "the mark covers the id of a person")
+                .hint("ids stay readable as pseudonyms: mark the members beside the id"),
+        );
+    }
+}
+
+/// Two marks about one place must say the same; one inside the other is never needed.
+fn conflicts(found: &[Found<'_, '_>], violations: &mut Vec<Violation>) {
+    for (at, one) in found.iter().enumerate() {
+        for other in &found[at + 1..] {
+            let (a, b) = (&one.node.pattern, &other.node.pattern);
+            let place = format!("{}/{MARK}", other.node.location);
+            if a.overlaps(b) {
+                if one.declared != other.declared {
+                    violations.push(
+                        Violation::new("personal-mark-conflict", place, "two marks about the same place differ")
+                            .hint(format!("the other mark stands at {}", one.node.location)),
+                    );
+                }
+            } else if a.overlaps_start_of(b) || b.overlaps_start_of(a) {
+                violations.push(
+                    Violation::new("personal-mark-nested", place, "one mark lies inside another")
+                        .hint(format!("the other mark stands at {}", one.node.location)),
+                );
+            }
+        }
+    }
+}
+
+/// Every id must be described, and its description must accept a pseudonym.
+fn ids(walked: &Walked<'_>, roles: &[Role], found: &[Found<'_, '_>], parts: &Parts, violations: &mut Vec<Violation>) {
+    let pseudonym = Value::String(SubjectRef([0x7f; 16]).to_string());
+    for role in roles {
+        let place = format!("#/{ROLES}/{}/id", escape(&role.name));
+        let about: Vec<&Node<'_>> = walked.nodes.iter().filter(|n| n.pattern.describes_pointer(&role.id)).collect();
+        if about.is_empty() {
+            violations.push(
+                Violation::new("subject-id-unknown", &place, "the schema does not describe this place")
+                    .hint("the id is a JSON Pointer into the event's data, with `*` for every element"),
+            );
+        } else if about.iter().any(|node| walked.recurs(node)) && !found.is_empty() {
+            violations.push(Violation::new("subject-id-unknown", &place, "the place of the id is recursive"));
+        }
+        let certain: Vec<_> = about.iter().filter(|node| node.certain).collect();
+        let mut accept = certain.iter().map(|node| parts.compile(&node.location).is_ok_and(|v| v.is_valid(&pseudonym)));
+        if !accept.all(|accepts| accepts) {
+            violations.push(
+                Violation::new("subject-id-type", &place, "the schema of the id does not accept a pseudonym").hint(
+                    "ids are stored as `ds_` and 32 hexadecimal digits: use a string without format, pattern or enum",
+                ),
+            );
+        }
+    }
+}
+
+fn is_plain(walked: &Walked<'_>, found: &[Found<'_, '_>], roles: &[Role]) -> bool {
+    let about = |node: &&Node<'_>| {
+        found.iter().any(|mark| mark.node.pattern.overlaps(&node.pattern))
+            || roles.iter().any(|role| node.pattern.describes_pointer(&role.id))
+    };
+    walked.nodes.iter().filter(about).all(|node| node.plain)
+}
+
+fn roles(root: &Value, violations: &mut Vec<Violation>) -> Vec<Role> {
+    let Some(declared) = root.get(ROLES) else { return Vec::new() };
+    let Value::Object(declared) = declared else {
+        violations.push(Violation::new("subject-roles-invalid", format!("#/{ROLES}"), "must be an object of roles"));
+        return Vec::new();
+    };
+    let mut out = Vec::new();
+    for (name, role) in declared {
+        match parse_role(name, role) {
+            Ok(role) => out.push(role),
+            Err(violation) => violations.push(violation),
+        }
+    }
+    out
+}
+
+fn parse_role(name: &str, role: &Value) -> Result<Role, Violation> {
+    let place = format!("#/{ROLES}/{}", escape(name));
+    let refuse = |message: &str| Violation::new("subject-roles-invalid", &place, message);
+    if name.is_empty() || name.len() > NAME_LIMIT {
+        return Err(refuse("a role's name has 1 to 128 bytes"));
+    }
+    let object = role.as_object().ok_or_else(|| refuse("a role is an object with `id`"))?;
+    if object.contains_key("resolve") {
+        return Err(Violation::new("resolve-not-supported", &place, "finding people by natural key is not supported")
+            .hint("put an id into the event and name its place as `id`"));
+    }
+    if let Some(unknown) = object.keys().find(|key| *key != "id") {
+        return Err(refuse(&format!("`{unknown}` is not known; a role has `id`")));
+    }
+    let id = object.get("id").and_then(Value::as_str).ok_or_else(|| refuse("`id` is a JSON Pointer"))?;
+    let id = Pointer::parse(id).map_err(|_| refuse("`id` is not a JSON Pointer"))?;
+    if id.tokens().last().is_none_or(|last| last == "*") && id.tokens().len() < 2 {
+        return Err(refuse("`id` names a member of the event, or an element of one"));
+    }
+    let scope = id.tokens().iter().rposition(|token| token == "*").map_or(0, |at| at + 1);
+    Ok(Role { name: name.to_owned(), id, scope })
+}
+
+impl Declared {
+    fn parse(mark: &Value, location: &str, roles: &[Role]) -> Result<Self, Vec<Violation>> {
+        let place = format!("{location}/{MARK}");
+        let mut problems = Vec::new();
+        let Value::Object(object) = mark else {
+            return Err(vec![Violation::new("personal-mark-invalid", place, "a mark is an object")]);
+        };
+        let mut refuse = |code, key: &str, message: &str| {
+            problems.push(Violation::new(code, format!("{place}{key}"), message));
+        };
+        for key in object.keys() {
+            match key.as_str() {
+                "subject" | "subjects" | "erase_when" | "category" | "purposes" | "special" | "placeholder" => {}
+                "searchable" => {
+                    refuse("searchable-not-supported", "/searchable", "searching personal fields is not supported")
+                }
+                other => refuse("personal-mark-invalid", &format!("/{}", escape(other)), "not known in a mark"),
+            }
+        }
+        let names = subjects(object).unwrap_or_else(|message| {
+            refuse("personal-mark-invalid", "", message);
+            Vec::new()
+        });
+        for name in names.iter().filter(|name| !roles.iter().any(|role| role.name == **name)) {
+            refuse("subject-role-unknown", "", &format!("`x-data-subjects` has no usable role `{name}`"));
+        }
+        let joint = erase_when(object).unwrap_or_else(|message| {
+            refuse("personal-mark-invalid", "/erase_when", message);
+            true
+        });
+        let purposes = purposes(object.get("purposes")).unwrap_or_else(|message| {
+            refuse("personal-mark-invalid", "/purposes", message);
+            Vec::new()
+        });
+        let category = match object.get("category").map(|value| value.as_str().filter(|text| is_category(text))) {
+            Some(None) => {
+                refuse(
+                    "personal-mark-invalid",
+                    "/category",
+                    "a category is 1 to 128 of the characters A-Z a-z 0-9 . _ -",
+                );
+                None
+            }
+            other => other.flatten().map(str::to_owned),
+        };
+        let special = object.get("special").map_or(Some(false), Value::as_bool).unwrap_or_else(|| {
+            refuse("personal-mark-invalid", "/special", "must be true or false");
+            false
+        });
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let joint = joint && names.len() > 1;
+        Ok(Self { roles: names, joint, purposes, category, special, placeholder: object.get("placeholder").cloned() })
+    }
+}
+
+fn subjects(object: &Map<String, Value>) -> Result<Vec<String>, &'static str> {
+    match (object.get("subject"), object.get("subjects")) {
+        (Some(Value::String(one)), None) => Ok(vec![one.clone()]),
+        (None, Some(Value::Array(many))) if !many.is_empty() => {
+            let names: Option<Vec<String>> = many.iter().map(|name| name.as_str().map(str::to_owned)).collect();
+            let mut names = names.ok_or("`subjects` is a list of roles")?;
+            names.sort();
+            names.dedup();
+            Ok(names)
+        }
+        _ => Err("a mark names one role as `subject`, or several as `subjects`"),
+    }
+}
+
+fn erase_when(object: &Map<String, Value>) -> Result<bool, &'static str> {
+    match object.get("erase_when").map(Value::as_str) {
+        None | Some(Some("any")) => Ok(true),
+        Some(Some("all")) if object.contains_key("subjects") => Ok(false),
+        Some(Some("all")) => Err("`all` needs `subjects`"),
+        Some(_) => Err("must be `any` or `all`"),
+    }
+}
+
+/// Purposes as declared in a mark, sorted and distinct; absent means `general`.
+pub(super) fn purposes(declared: Option<&Value>) -> Result<Vec<Purpose>, &'static str> {
+    let Some(declared) = declared else { return Ok(vec![Purpose::general()]) };
+    let parse = |value: &Value| value.as_str().and_then(|text| Purpose::parse(text).ok());
+    let list = declared.as_array().filter(|list| !list.is_empty() && list.len() <= 16);
+    let list = list.ok_or("a list of 1 to 16 purposes")?;
+    let mut purposes: Vec<Purpose> =
+        list.iter().map(parse).collect::<Option<_>>().ok_or("a purpose is 1 to 64 of the characters a-z 0-9 . _ -")?;
+    purposes.sort();
+    purposes.dedup();
+    Ok(purposes)
+}
+
+/// Whether a text can name a kind of data. It is stored in the clear.
+pub(super) fn is_category(text: &str) -> bool {
+    (1..=NAME_LIMIT).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
+
+fn dedup(violations: &mut Vec<Violation>) {
+    let mut seen = std::collections::HashSet::new();
+    violations.retain(|violation| seen.insert((violation.code, violation.pointer.clone())));
+}

@@ -1,0 +1,1 @@
+//! The registry from the outside: real inputs, hostile ones, and the invariants.
