@@ -241,6 +241,38 @@ fn checkpoints_are_reproduced_byte_for_byte() {
 }
 
 #[test]
+fn the_specification_shows_these_vectors() {
+    let vectors = vectors();
+    let shown: String = std::fs::read_to_string(root().join("docs/formats.md")).unwrap();
+    // Examples are broken into fields and lines: join everything that is whole bytes in hexadecimal.
+    let is_hex = |word: &&str| word.len().is_multiple_of(2) && word.bytes().all(|b| b.is_ascii_hexdigit());
+    let digits: String = shown.split_whitespace().filter(is_hex).collect();
+    for place in [
+        "/slots/0/deks/0",
+        "/slots/0/envelope",
+        "/slots/0/commitment",
+        "/slots/0/content_key",
+        "/slots/0/paths_sha256",
+        "/slots/1/kid",
+        "/wrapped/0/kid",
+        "/merkle/frontiers/5",
+        "/merkle/roots/5",
+        "/leaves/1/leaf",
+        "/checkpoint/vkey",
+        "/erasure_record/2/digest",
+        "/external_id/tag",
+        "/slots/0/salt",
+        "/slots/1/slot_key",
+        "/wrapped/0/wrapped",
+        "/leaves/1/c_meta",
+    ] {
+        let value = text(vectors.pointer(place).unwrap());
+        assert!(digits.contains(value) || shown.contains(value), "{place} is not in docs/formats.md");
+    }
+    assert!(shown.contains(text(&vectors["checkpoint"]["note"])));
+}
+
+#[test]
 fn the_other_implementation_opens_what_we_seal() {
     let Some(python) = python() else {
         let message =
