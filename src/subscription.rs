@@ -76,13 +76,7 @@ struct Erasures {
 
 impl Follower {
     /// A follower at the beginning of its subscription. `position` is where erasures begin to matter to it.
-    pub fn new(
-        reader: Reader,
-        viewer: Viewer,
-        subscription: Subscription,
-        position: u64,
-        heartbeat: Duration,
-    ) -> Self {
+    pub fn new(reader: Reader, viewer: Viewer, subscription: Subscription, position: u64, heartbeat: Duration) -> Self {
         let head = reader.log().watch();
         let next = subscription.from;
         let erasures = Erasures { next: position, waiting: VecDeque::new() };

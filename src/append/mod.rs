@@ -115,8 +115,7 @@ impl Appender {
         let now = self.clock.now();
         let mut findings = Vec::new();
         let prepared = self.prepare(request.appends, &mut findings)?;
-        let wants: Vec<Want> =
-            prepared.iter().flat_map(|draft| &draft.events).flat_map(Sealer::wants).collect();
+        let wants: Vec<Want> = prepared.iter().flat_map(|draft| &draft.events).flat_map(Sealer::wants).collect();
         let granted = if wants.is_empty() { Vec::new() } else { self.keys.ensure(wants).await? };
         let appends = self.seal(&prepared, granted, now)?;
         crash::point("append.sealed");

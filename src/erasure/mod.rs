@@ -267,10 +267,7 @@ pub fn next(
             request.decided_by = Some(by.clone());
             Status::Cancelled
         }
-        (
-            Status::Fenced | Status::Failed,
-            Fact::KeysDestroyed { erasure, keys, external_id_removed, washed_bytes },
-        ) => {
+        (Status::Fenced | Status::Failed, Fact::KeysDestroyed { erasure, keys, external_id_removed, washed_bytes }) => {
             request.erasure = Some(*erasure);
             request.keys.clone_from(keys);
             request.external_id_removed = *external_id_removed;

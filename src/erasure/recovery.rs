@@ -110,6 +110,6 @@ pub async fn start(
         let _ = work.send(id);
     }
     let requests = Requests::new(parts, work, progress);
-    let worker = super::worker::Worker::new(requests.for_worker(), keyring, store, inbox, tick);
+    let worker = super::worker::Worker::new(requests.clone(), keyring, store, inbox, tick);
     Ok((requests, tokio::spawn(worker.run())))
 }

@@ -253,7 +253,8 @@ impl Requests {
             None => Vec::new(),
         };
         let list: Vec<String> = purposes.iter().map(Purpose::to_string).collect();
-        let data = serde_json::json!({"subject": known.map(|s| s.to_string()), "purposes": list, "basis": basis, "by": by});
+        let data =
+            serde_json::json!({"subject": known.map(|s| s.to_string()), "purposes": list, "basis": basis, "by": by});
         let event_type = EventType::parse("data-subject-reauthorized").expect("a valid event type");
         let stream = StreamName::parse_any("$reauthorizations").expect("a valid system name");
         self.appender.append_system(stream, ExpectedRevision::Any, vec![(event_type, data)], effects).await?;

@@ -272,9 +272,9 @@ fn own_key(
     limit: &Option<HashMap<String, u32>>,
 ) -> Option<DekId> {
     let generation = slot.owners.iter().find(|owner| SubjectRef::parse(&owner.0) == Some(subject))?.1;
-    let covered = limit.as_ref().is_none_or(|by_purpose| {
-        by_purpose.get(slot.purpose.as_ref()).is_some_and(|fenced| generation <= *fenced)
-    });
+    let covered = limit
+        .as_ref()
+        .is_none_or(|by_purpose| by_purpose.get(slot.purpose.as_ref()).is_some_and(|fenced| generation <= *fenced));
     let purpose = Purpose::parse_any(&slot.purpose).ok()?;
     covered.then_some(DekId { subject, purpose, generation })
 }

@@ -526,6 +526,9 @@ pub trait EventLog: Send + Sync {
     /// The erasure record after a number.
     fn erasures(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<ErasureRow>, ReadError>>;
 
+    /// The entry of the erasure record that a forget request made.
+    fn erasure_of(&self, request: String) -> BoxFuture<'_, Result<Option<ErasureRow>, ReadError>>;
+
     /// Forget requests by deadline; all, or those of one status; after an id.
     fn requests(
         &self,

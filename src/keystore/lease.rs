@@ -19,9 +19,7 @@ use tokio::sync::Notify;
 use zeroize::Zeroizing;
 
 use crate::event::{ExternalId, Purpose, SubjectKey, SubjectRef};
-use crate::keystore::{
-    Dek, DekId, Fetched, Granted, Keystore, KeystoreError, Resolved, Scope, Want,
-};
+use crate::keystore::{Dek, DekId, Fetched, Granted, Keystore, KeystoreError, Resolved, Scope, Want};
 use crate::secret::{EntropyError, Secret32};
 
 const SHARDS: usize = 64;
@@ -69,9 +67,7 @@ impl KeyCache {
     pub fn new(capacity: usize) -> Result<Self, EntropyError> {
         let each = NonZeroUsize::new(capacity.div_ceil(SHARDS)).unwrap_or(NonZeroUsize::MIN);
         Ok(Self {
-            people: (0..SHARDS)
-                .map(|_| Mutex::new(Shard { revocations: 0, people: LruCache::new(each) }))
-                .collect(),
+            people: (0..SHARDS).map(|_| Mutex::new(Shard { revocations: 0, people: LruCache::new(each) })).collect(),
             digests: (0..SHARDS).map(|_| Mutex::new(LruCache::new(each))).collect(),
             salt: Secret32::generate()?,
         })
@@ -236,11 +232,16 @@ impl CachedKeystore {
     /// [`KeystoreError`] from the keystore.
     pub async fn resolve(&self, ids: Vec<ExternalId>) -> Result<Vec<Resolved>, KeystoreError> {
         let cached = ids.iter().map(|id| self.cache.subject(id).map(Resolved::Known)).collect();
-        self.complete(ids, cached, |missing| self.inner.resolve(missing), |ticket, id, answer| {
-            if let Resolved::Known(subject) = answer {
-                self.cache.put_subject(ticket, id, *subject);
-            }
-        })
+        self.complete(
+            ids,
+            cached,
+            |missing| self.inner.resolve(missing),
+            |ticket, id, answer| {
+                if let Resolved::Known(subject) = answer {
+                    self.cache.put_subject(ticket, id, *subject);
+                }
+            },
+        )
         .await
     }
 
@@ -250,14 +251,19 @@ impl CachedKeystore {
     /// [`KeystoreError`] from the keystore.
     pub async fn ensure(&self, wants: Vec<Want>) -> Result<Vec<Granted>, KeystoreError> {
         let cached = wants.iter().map(|want| self.cache.grant(want)).collect();
-        self.complete(wants, cached, |missing| self.inner.ensure(missing), |ticket, want, answer| {
-            if let Granted::Keys { subject, keys } = answer {
-                if let SubjectKey::External(id) = &want.subject {
-                    self.cache.put_subject(ticket, id, *subject);
+        self.complete(
+            wants,
+            cached,
+            |missing| self.inner.ensure(missing),
+            |ticket, want, answer| {
+                if let Granted::Keys { subject, keys } = answer {
+                    if let SubjectKey::External(id) = &want.subject {
+                        self.cache.put_subject(ticket, id, *subject);
+                    }
+                    keys.iter().for_each(|(id, key)| self.cache.put_key(ticket, id, key, true));
                 }
-                keys.iter().for_each(|(id, key)| self.cache.put_key(ticket, id, key, true));
-            }
-        })
+            },
+        )
         .await
     }
 
@@ -267,11 +273,16 @@ impl CachedKeystore {
     /// [`KeystoreError`] from the keystore.
     pub async fn fetch(&self, ids: Vec<DekId>) -> Result<Vec<Fetched>, KeystoreError> {
         let cached = ids.iter().map(|id| self.cache.key(id).map(Fetched::Key)).collect();
-        self.complete(ids, cached, |missing| self.inner.fetch(missing), |ticket, id, answer| {
-            if let Fetched::Key(key) = answer {
-                self.cache.put_key(ticket, id, key, false);
-            }
-        })
+        self.complete(
+            ids,
+            cached,
+            |missing| self.inner.fetch(missing),
+            |ticket, id, answer| {
+                if let Fetched::Key(key) = answer {
+                    self.cache.put_key(ticket, id, key, false);
+                }
+            },
+        )
         .await
     }
 
@@ -281,11 +292,16 @@ impl CachedKeystore {
     /// [`KeystoreError`] from the keystore.
     pub async fn external_ids(&self, subjects: Vec<SubjectRef>) -> Result<Vec<Option<ExternalId>>, KeystoreError> {
         let cached = subjects.iter().map(|subject| self.cache.external_id(*subject).map(Some)).collect();
-        self.complete(subjects, cached, |missing| self.inner.external_ids(missing), |ticket, subject, answer| {
-            if let Some(id) = answer {
-                self.cache.put_external_id(ticket, *subject, id);
-            }
-        })
+        self.complete(
+            subjects,
+            cached,
+            |missing| self.inner.external_ids(missing),
+            |ticket, subject, answer| {
+                if let Some(id) = answer {
+                    self.cache.put_external_id(ticket, *subject, id);
+                }
+            },
+        )
         .await
     }
 

@@ -230,10 +230,8 @@ impl Reader {
         let viewings = open::viewings(&opened.events, &people);
         lease.narrow(viewings.keys().map(|(subject, _)| *subject));
         if !viewings.is_empty() {
-            let viewings = viewings
-                .into_iter()
-                .map(|((subject, purpose), fields)| Viewing { subject, purpose, fields })
-                .collect();
+            let viewings =
+                viewings.into_iter().map(|((subject, purpose), fields)| Viewing { subject, purpose, fields }).collect();
             self.access.record(viewer, viewings, self.clock.now()).await?;
         }
         let mut counts = render::Counts::default();

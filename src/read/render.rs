@@ -13,8 +13,8 @@ use super::{Opened, ReadFailed, Redaction, RenderedEvent, State, pseudonym};
 use crate::event::canonical::push_string;
 use crate::event::{ExternalId, Pointer, SubjectRef};
 use crate::eventlog::{Fence, ReadError};
-use crate::schema::placeholder::{Placeholder, PlaceholderFacts};
 use crate::schema::Registry;
+use crate::schema::{Placeholder, PlaceholderFacts};
 
 /// What a page showed.
 #[derive(Debug, Default)]
@@ -100,11 +100,7 @@ impl Renderer<'_> {
     }
 
     /// Every personal field once, in document order.
-    fn fields<'e>(
-        &self,
-        opened: &'e Opened<'_>,
-        values: &'e [Option<Vec<(Cow<'_, str>, &'e str)>>],
-    ) -> Vec<Field<'e>> {
+    fn fields<'e>(&self, opened: &'e Opened<'_>, values: &'e [Option<Vec<(Cow<'_, str>, &'e str)>>]) -> Vec<Field<'e>> {
         let mut fields: Vec<Field<'e>> = Vec::new();
         for ((slot, meta), values) in opened.slots.iter().zip(&opened.meta.slots).zip(values) {
             for site in &meta.fields {
@@ -112,9 +108,7 @@ impl Renderer<'_> {
                 let shown = match (slot, value) {
                     (_, Some((_, text))) => Shown::Value(text),
                     (Err((state, subject)), _) => Shown::Redacted { state, subject: *subject },
-                    (Ok(_), None) => {
-                        Shown::Redacted { state: &State::Unavailable, subject: SubjectRef([0; 16]) }
-                    }
+                    (Ok(_), None) => Shown::Redacted { state: &State::Unavailable, subject: SubjectRef([0; 16]) },
                 };
                 match fields.iter_mut().find(|field| field.path == site.0) {
                     Some(known) if known.shown.rank() < shown.rank() => known.shown = shown,

@@ -92,6 +92,7 @@ create table erasures (
   completed_ms  integer,
   digest        blob not null check (length(digest) = 32)
 ) strict;
+create unique index erasures_by_request on erasures(request);
 
 -- Where each forget request stands: a fold of its `$erasure-…` stream, kept in the same transaction as its events.
 create table forget_requests (

@@ -120,23 +120,32 @@ pub fn footprint(
     })
 }
 
+const ERASURE: &str = "select number, request, subject, scope, basis, fenced_ms, completed_ms, digest from erasures";
+
 /// The erasure record.
 pub fn erasures(connection: &Connection, after: u64, limit: usize) -> Result<Vec<ErasureRow>> {
-    let sql = "select number, request, subject, scope, basis, fenced_ms, completed_ms, digest from erasures
-               where number > ?1 order by number limit ?2";
-    many(connection, sql, (after as i64, limit as i64), |row| {
-        let scope: String = row.get(3)?;
-        let purposes = (scope != "*").then(|| scope.split(' ').filter_map(|p| Purpose::parse_any(p).ok()).collect());
-        Ok(ErasureRow {
-            number: row.get::<_, i64>(0)? as u64,
-            request: row.get(1)?,
-            subject: SubjectRef(row.get(2)?),
-            purposes,
-            basis: row.get(4)?,
-            fenced: Millis(row.get(5)?),
-            completed: row.get::<_, Option<i64>>(6)?.map(Millis),
-            digest: row.get(7)?,
-        })
+    let sql = format!("{ERASURE} where number > ?1 order by number limit ?2");
+    many(connection, &sql, (after as i64, limit as i64), erasure)
+}
+
+/// The entry of one forget request.
+pub fn erasure_of(connection: &Connection, request: &str) -> Result<Option<ErasureRow>> {
+    let found = many(connection, &format!("{ERASURE} where request = ?1"), [request], erasure)?;
+    Ok(found.into_iter().next())
+}
+
+fn erasure(row: &Row<'_>) -> rusqlite::Result<ErasureRow> {
+    let scope: String = row.get(3)?;
+    let purposes = (scope != "*").then(|| scope.split(' ').filter_map(|p| Purpose::parse_any(p).ok()).collect());
+    Ok(ErasureRow {
+        number: row.get::<_, i64>(0)? as u64,
+        request: row.get(1)?,
+        subject: SubjectRef(row.get(2)?),
+        purposes,
+        basis: row.get(4)?,
+        fenced: Millis(row.get(5)?),
+        completed: row.get::<_, Option<i64>>(6)?.map(Millis),
+        digest: row.get(7)?,
     })
 }
 

@@ -258,6 +258,10 @@ impl EventLog for SqliteEventLog {
         self.with_reader(move |connection| lookups::erasures(connection, after, limit))
     }
 
+    fn erasure_of(&self, request: String) -> BoxFuture<'_, Result<Option<ErasureRow>, ReadError>> {
+        self.with_reader(move |connection| lookups::erasure_of(connection, &request))
+    }
+
     fn requests(
         &self,
         status: Option<String>,
