@@ -1,331 +1,300 @@
-//! The key cache, and the leases of responses that hold opened plaintext.
+//! Leases of responses that hold opened plaintext.
 //!
-//! Owns: which keys stay in memory, and who may still emit what they opened. Must not know: events, sockets, engines.
-//! Keeps its half of invariant 5: once a revocation has resolved, no key of that person is cached and no response that
-//! opened the person's data will emit another byte. Two rules carry it. An answer that was asked for before a
-//! revocation is never cached after it. And a reader takes its lease before it reads the fence, so that it is either
-//! seen by the revocation or sees the fence.
+//! Owns: who may still emit what they opened, and until when. Must not know: keys, events, sockets. Keeps its half of
+//! invariant 5: once a revocation has resolved, no response that opened the person's data will emit another byte. A
+//! reader takes its lease *before* it reads the fence: then it is either seen by the revocation, which comes after the
+//! fence, or it sees the fence itself. Only a monotonic clock is used.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
-use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use lru::LruCache;
-use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
-use zeroize::Zeroizing;
 
-use crate::event::{ExternalId, Purpose, SubjectKey, SubjectRef};
-use crate::keystore::{Dek, DekId, Fetched, Granted, Keystore, KeystoreError, Resolved, Scope, Want};
-use crate::secret::{EntropyError, Secret32};
+use crate::event::SubjectRef;
 
-const SHARDS: usize = 64;
-/// Keys kept of one person; a person with more purposes and generations than this is served by the keystore.
-const KEYS_PER_PERSON: usize = 64;
+/// How long a response may emit what it opened, unless configured otherwise.
+pub const DEFAULT_LEASE: Duration = Duration::from_secs(5);
 
-/// What the cache knows of one person. Dropping it zeroises the keys, as soon as nobody computes with them, and the id.
+/// Why nothing more may be emitted. The response is broken off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LeaseLost {
+    /// The keys of a person in the response were revoked.
+    #[error("a data subject of this response was revoked")]
+    Revoked,
+    /// The response took longer than the lease.
+    #[error("the response took longer than its lease")]
+    Expired,
+}
+
+/// All leases of this process.
+#[derive(Clone)]
+pub struct Leases {
+    book: Arc<Mutex<Book>>,
+    length: Duration,
+}
+
 #[derive(Default)]
-struct Person {
-    keys: Vec<CachedKey>,
-    /// Digest of the external id, which must agree with the map from digests for that map to be believed.
-    digest: Option<[u8; 32]>,
-    external_id: Option<Zeroizing<Box<str>>>,
+struct Book {
+    next: u64,
+    open: HashMap<u64, Entry>,
 }
 
-struct CachedKey {
-    id: DekId,
-    key: Arc<Dek>,
-    /// Whether appends seal under it: it came as the answer to a want.
-    current: bool,
+struct Entry {
+    holds: Holds,
+    revoked: bool,
+    /// Revocations that wait for this lease to end, with the person each is about.
+    waiting: Vec<(SubjectRef, Arc<Notify>)>,
 }
 
-struct Shard {
-    /// Counts revocations; an insertion that was prepared under another number is refused.
-    revocations: u64,
-    people: LruCache<SubjectRef, Person>,
+enum Holds {
+    /// Not known yet: counts as everyone.
+    Everyone,
+    These(HashSet<SubjectRef>),
 }
 
-/// A bounded cache of people: their keys, and the way from and to the caller's id. Evicts at once, never lazily.
-pub struct KeyCache {
-    people: Vec<Mutex<Shard>>,
-    digests: Vec<Mutex<LruCache<[u8; 32], SubjectRef>>>,
-    /// Per process and random, so that the digests in memory cannot be looked up in a prepared table.
-    salt: Secret32,
+/// The right to emit plaintext until a deadline. Ends when dropped.
+pub struct Lease {
+    /// `None` when nobody's data was opened: such a response is not bound to anything.
+    held: Option<Held>,
 }
 
-/// The state of revocations before a question was put to the keystore.
-pub struct Ticket([u64; SHARDS]);
+struct Held {
+    book: Arc<Mutex<Book>>,
+    id: u64,
+    deadline: Instant,
+}
 
-impl KeyCache {
-    /// A cache for about `capacity` people.
-    ///
-    /// # Errors
-    /// [`EntropyError`] when the system gives no random bytes.
-    pub fn new(capacity: usize) -> Result<Self, EntropyError> {
-        let each = NonZeroUsize::new(capacity.div_ceil(SHARDS)).unwrap_or(NonZeroUsize::MIN);
-        Ok(Self {
-            people: (0..SHARDS).map(|_| Mutex::new(Shard { revocations: 0, people: LruCache::new(each) })).collect(),
-            digests: (0..SHARDS).map(|_| Mutex::new(LruCache::new(each))).collect(),
-            salt: Secret32::generate()?,
-        })
+impl Leases {
+    /// Leases of the given length.
+    pub fn new(length: Duration) -> Self {
+        Self { book: Arc::default(), length }
     }
 
-    /// To be taken before the keystore is asked, and shown when its answer is put in.
-    pub fn ticket(&self) -> Ticket {
-        let mut seen = [0; SHARDS];
-        seen.iter_mut().zip(&self.people).for_each(|(seen, shard)| *seen = lock(shard).revocations);
-        Ticket(seen)
+    /// Length of a lease.
+    pub fn length(&self) -> Duration {
+        self.length
     }
 
-    /// Removes a person, or the keys of some purposes, now; answers still under way will not be put in.
-    pub fn evict(&self, subject: SubjectRef, scope: &Scope) {
-        let mut shard = lock(&self.people[shard_of(subject)]);
-        shard.revocations += 1;
-        let gone = match scope {
-            Scope::Person => shard.people.pop(&subject),
-            Scope::Purposes(purposes) => {
-                if let Some(person) = shard.people.peek_mut(&subject) {
-                    person.keys.retain(|cached| !purposes.contains(&cached.id.purpose));
-                }
-                None
+    /// A lease on known people that began at `now`, which must lie before the fence was read. Costs nothing when there
+    /// are none.
+    pub fn open(&self, subjects: impl IntoIterator<Item = SubjectRef>, now: Instant) -> Lease {
+        let subjects: HashSet<_> = subjects.into_iter().collect();
+        if subjects.is_empty() {
+            return Lease { held: None };
+        }
+        self.enter(Holds::These(subjects), now)
+    }
+
+    /// A lease for a reader that does not know yet whom it will read of: it counts as holding everyone until
+    /// [`Lease::narrow`]. To be taken before the snapshot with the fence is read.
+    pub fn begin(&self) -> Lease {
+        self.enter(Holds::Everyone, tokio::time::Instant::now().into_std())
+    }
+
+    /// Revokes every lease that holds the person, at the time of the call. The future resolves when all of them have
+    /// ended, or when they have expired; leases taken later are not waited for.
+    pub fn revoke(&self, subject: SubjectRef) -> impl Future<Output = ()> + Send + use<> {
+        let mut ends = Vec::new();
+        for entry in lock(&self.book).open.values_mut() {
+            let held = match &entry.holds {
+                Holds::Everyone => true,
+                Holds::These(subjects) => subjects.contains(&subject),
+            };
+            if held {
+                entry.revoked |= matches!(entry.holds, Holds::These(_));
+                let ended = Arc::new(Notify::new());
+                entry.waiting.push((subject, Arc::clone(&ended)));
+                ends.push(ended);
             }
-        };
-        drop(shard);
-        if let Some(digest) = gone.and_then(|person| person.digest) {
-            lock(&self.digests[shard_of_digest(&digest)]).pop(&digest);
+        }
+        // No lease can be older than this, whatever its holder does: it fails its own check from then on.
+        let deadline = tokio::time::Instant::now() + self.length;
+        async move {
+            let all = async {
+                for ended in ends {
+                    ended.notified().await;
+                }
+            };
+            let _ = tokio::time::timeout_at(deadline, all).await;
         }
     }
 
-    /// How many people are cached.
-    pub fn len(&self) -> usize {
-        self.people.iter().map(|shard| lock(shard).people.len()).sum()
+    /// How many leases are held.
+    pub fn held(&self) -> usize {
+        lock(&self.book).open.len()
     }
 
-    /// Whether nobody is cached.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    fn key(&self, id: &DekId) -> Option<Arc<Dek>> {
-        let mut shard = lock(&self.people[shard_of(id.subject)]);
-        let person = shard.people.get(&id.subject)?;
-        person.keys.iter().find(|cached| cached.id == *id).map(|cached| Arc::clone(&cached.key))
-    }
-
-    /// The whole answer to a want, or nothing.
-    fn grant(&self, want: &Want) -> Option<Granted> {
-        let (subject, digest) = match &want.subject {
-            SubjectKey::Ref(subject) => (*subject, None),
-            SubjectKey::External(id) => {
-                let digest = self.digest(id);
-                (self.by_digest(&digest)?, Some(digest))
-            }
-        };
-        let mut shard = lock(&self.people[shard_of(subject)]);
-        let person = shard.people.get(&subject)?;
-        if digest.is_some() && person.digest != digest {
-            return None;
-        }
-        let current = |purpose: &Purpose| {
-            let cached = person.keys.iter().find(|cached| cached.current && cached.id.purpose == *purpose)?;
-            Some((cached.id.clone(), Arc::clone(&cached.key)))
-        };
-        let keys = want.purposes.iter().map(current).collect::<Option<Vec<_>>>()?;
-        Some(Granted::Keys { subject, keys })
-    }
-
-    fn subject(&self, id: &ExternalId) -> Option<SubjectRef> {
-        let digest = self.digest(id);
-        let subject = self.by_digest(&digest)?;
-        let mut shard = lock(&self.people[shard_of(subject)]);
-        (shard.people.get(&subject)?.digest == Some(digest)).then_some(subject)
-    }
-
-    fn external_id(&self, subject: SubjectRef) -> Option<ExternalId> {
-        let mut shard = lock(&self.people[shard_of(subject)]);
-        ExternalId::parse(shard.people.get(&subject)?.external_id.as_ref()?).ok()
-    }
-
-    fn put_key(&self, ticket: &Ticket, id: &DekId, key: &Arc<Dek>, current: bool) {
-        self.with_person(ticket, id.subject, |person| {
-            if let Some(cached) = person.keys.iter_mut().find(|cached| cached.id == *id) {
-                cached.current |= current;
-                return;
-            }
-            if current {
-                // A newer generation takes over; the older one still opens what was sealed under it.
-                person.keys.iter_mut().filter(|old| old.id.purpose == id.purpose).for_each(|old| old.current = false);
-            }
-            if person.keys.len() == KEYS_PER_PERSON {
-                person.keys.remove(0);
-            }
-            person.keys.push(CachedKey { id: id.clone(), key: Arc::clone(key), current });
-        });
-    }
-
-    fn put_subject(&self, ticket: &Ticket, id: &ExternalId, subject: SubjectRef) {
-        let digest = self.digest(id);
-        if self.with_person(ticket, subject, |person| person.digest = Some(digest)) {
-            // Without the person's own digest beside it this entry says nothing, so it may outlive an eviction.
-            lock(&self.digests[shard_of_digest(&digest)]).put(digest, subject);
-        }
-    }
-
-    fn put_external_id(&self, ticket: &Ticket, subject: SubjectRef, id: &ExternalId) {
-        self.with_person(ticket, subject, |person| person.external_id = Some(Zeroizing::new(id.expose().into())));
-    }
-
-    /// Changes what is known of a person, unless somebody of the shard was revoked since the ticket: then the answer
-    /// may be the revoked person's, and not caching it costs one more question. Whether it was changed.
-    fn with_person(&self, ticket: &Ticket, subject: SubjectRef, change: impl FnOnce(&mut Person)) -> bool {
-        let index = shard_of(subject);
-        let mut shard = lock(&self.people[index]);
-        if shard.revocations != ticket.0[index] {
-            return false;
-        }
-        change(shard.people.get_or_insert_mut(subject, Person::default));
-        true
-    }
-
-    fn by_digest(&self, digest: &[u8; 32]) -> Option<SubjectRef> {
-        lock(&self.digests[shard_of_digest(digest)]).get(digest).copied()
-    }
-
-    fn digest(&self, id: &ExternalId) -> [u8; 32] {
-        Sha256::new().chain_update(self.salt.expose()).chain_update(id.expose()).finalize().into()
+    fn enter(&self, holds: Holds, now: Instant) -> Lease {
+        let mut book = lock(&self.book);
+        let id = book.next;
+        book.next += 1;
+        book.open.insert(id, Entry { holds, revoked: false, waiting: Vec::new() });
+        Lease { held: Some(Held { book: Arc::clone(&self.book), id, deadline: now + self.length }) }
     }
 }
 
-/// A keystore behind the cache: asks only for what is not cached, in one batch.
-pub struct CachedKeystore {
-    inner: Arc<dyn Keystore>,
-    cache: KeyCache,
+impl Default for Leases {
+    fn default() -> Self {
+        Self::new(DEFAULT_LEASE)
+    }
 }
 
-impl CachedKeystore {
-    /// Puts `cache` in front of `inner`.
-    pub fn new(inner: Arc<dyn Keystore>, cache: KeyCache) -> Self {
-        Self { inner, cache }
-    }
-
-    /// The keystore itself, for what is never cached: destruction, wash, counts.
-    pub fn keystore(&self) -> &Arc<dyn Keystore> {
-        &self.inner
-    }
-
-    /// The cache.
-    pub fn cache(&self) -> &KeyCache {
-        &self.cache
-    }
-
-    /// Removes a person, or the keys of some purposes, from memory now.
-    pub fn evict(&self, subject: SubjectRef, scope: &Scope) {
-        self.cache.evict(subject, scope);
-    }
-
-    /// [`Keystore::resolve`]. Only known people are cached: forgotten and unknown are asked for each time.
-    ///
-    /// # Errors
-    /// [`KeystoreError`] from the keystore.
-    pub async fn resolve(&self, ids: Vec<ExternalId>) -> Result<Vec<Resolved>, KeystoreError> {
-        let cached = ids.iter().map(|id| self.cache.subject(id).map(Resolved::Known)).collect();
-        self.complete(
-            ids,
-            cached,
-            |missing| self.inner.resolve(missing),
-            |ticket, id, answer| {
-                if let Resolved::Known(subject) = answer {
-                    self.cache.put_subject(ticket, id, *subject);
-                }
-            },
-        )
-        .await
-    }
-
-    /// [`Keystore::ensure`]. A want is served from the cache when all of it is there.
-    ///
-    /// # Errors
-    /// [`KeystoreError`] from the keystore.
-    pub async fn ensure(&self, wants: Vec<Want>) -> Result<Vec<Granted>, KeystoreError> {
-        let cached = wants.iter().map(|want| self.cache.grant(want)).collect();
-        self.complete(
-            wants,
-            cached,
-            |missing| self.inner.ensure(missing),
-            |ticket, want, answer| {
-                if let Granted::Keys { subject, keys } = answer {
-                    if let SubjectKey::External(id) = &want.subject {
-                        self.cache.put_subject(ticket, id, *subject);
-                    }
-                    keys.iter().for_each(|(id, key)| self.cache.put_key(ticket, id, key, true));
-                }
-            },
-        )
-        .await
-    }
-
-    /// [`Keystore::fetch`]. Only keys are cached.
-    ///
-    /// # Errors
-    /// [`KeystoreError`] from the keystore.
-    pub async fn fetch(&self, ids: Vec<DekId>) -> Result<Vec<Fetched>, KeystoreError> {
-        let cached = ids.iter().map(|id| self.cache.key(id).map(Fetched::Key)).collect();
-        self.complete(
-            ids,
-            cached,
-            |missing| self.inner.fetch(missing),
-            |ticket, id, answer| {
-                if let Fetched::Key(key) = answer {
-                    self.cache.put_key(ticket, id, key, false);
-                }
-            },
-        )
-        .await
-    }
-
-    /// [`Keystore::external_ids`].
-    ///
-    /// # Errors
-    /// [`KeystoreError`] from the keystore.
-    pub async fn external_ids(&self, subjects: Vec<SubjectRef>) -> Result<Vec<Option<ExternalId>>, KeystoreError> {
-        let cached = subjects.iter().map(|subject| self.cache.external_id(*subject).map(Some)).collect();
-        self.complete(
-            subjects,
-            cached,
-            |missing| self.inner.external_ids(missing),
-            |ticket, subject, answer| {
-                if let Some(id) = answer {
-                    self.cache.put_external_id(ticket, *subject, id);
-                }
-            },
-        )
-        .await
-    }
-
-    /// Fills the gaps of `answers` with one question, and caches what comes back under a ticket taken before it.
-    async fn complete<Q: Clone, A, F>(
-        &self,
-        questions: Vec<Q>,
-        mut answers: Vec<Option<A>>,
-        ask: impl FnOnce(Vec<Q>) -> F,
-        keep: impl Fn(&Ticket, &Q, &A),
-    ) -> Result<Vec<A>, KeystoreError>
-    where
-        F: Future<Output = Result<Vec<A>, KeystoreError>>,
-    {
-        let missing: Vec<Q> =
-            questions.iter().zip(&answers).filter(|(_, answer)| answer.is_none()).map(|(q, _)| q.clone()).collect();
-        if !missing.is_empty() {
-            let ticket = self.cache.ticket();
-            let fetched = ask(missing.clone()).await?;
-            missing.iter().zip(&fetched).for_each(|(question, answer)| keep(&ticket, question, answer));
-            let mut fetched = fetched.into_iter();
-            answers.iter_mut().filter(|answer| answer.is_none()).for_each(|gap| *gap = fetched.next());
+impl Lease {
+    /// Names the people whose data will be emitted, after [`Leases::begin`]. Revocations of others let go of this lease;
+    /// one of these people revoked meanwhile loses it. A lease that already names people keeps those it has in common.
+    pub fn narrow(&mut self, subjects: impl IntoIterator<Item = SubjectRef>) {
+        let Some(held) = &self.held else { return };
+        let mut subjects: HashSet<_> = subjects.into_iter().collect();
+        let mut book = lock(&held.book);
+        let Some(entry) = book.open.get_mut(&held.id) else { return };
+        if let Holds::These(old) = &entry.holds {
+            subjects.retain(|subject| old.contains(subject));
         }
-        let whole: Option<Vec<A>> = answers.into_iter().collect();
-        whole.ok_or(KeystoreError::Unavailable { reason: "the keystore gave fewer answers than questions" })
+        let (stay, go): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut entry.waiting).into_iter().partition(|(subject, _)| subjects.contains(subject));
+        entry.revoked |= !stay.is_empty();
+        entry.waiting = stay;
+        let nobody = subjects.is_empty();
+        entry.holds = Holds::These(subjects);
+        drop(book);
+        go.into_iter().for_each(|(_, ended)| ended.notify_one());
+        if nobody {
+            self.held = None;
+        }
+    }
+
+    /// Whether another chunk may be emitted. To be asked before every one.
+    ///
+    /// # Errors
+    /// [`LeaseLost`]: nothing more may leave.
+    pub fn check(&self) -> Result<(), LeaseLost> {
+        let Some(held) = &self.held else { return Ok(()) };
+        // Expiry first: it holds even if the book were lost. The runtime's clock is the monotonic one, or a test's.
+        if tokio::time::Instant::now().into_std() >= held.deadline {
+            return Err(LeaseLost::Expired);
+        }
+        match lock(&held.book).open.get(&held.id) {
+            Some(Entry { revoked: false, waiting, .. }) if waiting.is_empty() => Ok(()),
+            _ => Err(LeaseLost::Revoked),
+        }
+    }
+
+    /// When the lease expires; `None` when it holds nobody.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.held.as_ref().map(|held| held.deadline)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let entry = lock(&self.book).open.remove(&self.id);
+        entry.into_iter().flat_map(|entry| entry.waiting).for_each(|(_, ended)| ended.notify_one());
+    }
+}
+
+/// No code that can panic runs half-way through a change, so what a poisoned lock guards is whole.
+fn lock(book: &Mutex<Book>) -> MutexGuard<'_, Book> {
+    book.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    const ADA: SubjectRef = SubjectRef([1; 16]);
+    const BEN: SubjectRef = SubjectRef([2; 16]);
+    const LONG: Duration = Duration::from_secs(600);
+
+    fn now() -> Instant {
+        Instant::now()
+    }
+
+    #[tokio::test]
+    async fn a_revocation_waits_for_those_who_hold_the_person_and_stops_them() {
+        let leases = Leases::new(LONG);
+        let (one, two, other) = (leases.open([ADA], now()), leases.open([ADA, BEN], now()), leases.open([BEN], now()));
+        let mut revoked = Box::pin(leases.revoke(ADA));
+        assert_eq!(one.check(), Err(LeaseLost::Revoked));
+        assert_eq!(two.check(), Err(LeaseLost::Revoked));
+        assert_eq!(other.check(), Ok(()));
+        assert!((&mut revoked).now_or_never().is_none());
+        drop(one);
+        assert!((&mut revoked).now_or_never().is_none());
+        drop(two);
+        revoked.await;
+        assert_eq!((leases.held(), other.check()), (1, Ok(())));
+    }
+
+    #[tokio::test]
+    async fn a_lease_taken_later_is_not_waited_for_and_not_stopped() {
+        let leases = Leases::new(LONG);
+        let revoked = leases.revoke(ADA);
+        let later = leases.open([ADA], now());
+        revoked.await;
+        assert_eq!(later.check(), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_has_not_looked_yet_counts_as_holding_everyone() {
+        let leases = Leases::new(LONG);
+        let (mut sees, mut sees_not) = (leases.begin(), leases.begin());
+        let mut revoked = Box::pin(leases.revoke(ADA));
+        assert!((&mut revoked).now_or_never().is_none());
+        assert_eq!(sees.check(), Err(LeaseLost::Revoked));
+        sees_not.narrow([BEN]);
+        assert_eq!(sees_not.check(), Ok(()));
+        sees.narrow([ADA, BEN]);
+        assert_eq!(sees.check(), Err(LeaseLost::Revoked));
+        assert!((&mut revoked).now_or_never().is_none());
+        drop(sees);
+        revoked.await;
+    }
+
+    #[tokio::test]
+    async fn a_response_without_personal_data_holds_nothing() {
+        let leases = Leases::new(Duration::ZERO);
+        let none = leases.open([], now());
+        let mut narrowed = leases.begin();
+        narrowed.narrow([]);
+        assert_eq!((none.check(), narrowed.check(), leases.held()), (Ok(()), Ok(()), 0));
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_longer_than_a_lease() {
+        let leases = Leases::new(Duration::from_millis(30));
+        let stuck = leases.open([ADA], now());
+        let unrevoked = leases.open([BEN], now());
+        let started = now();
+        leases.revoke(ADA).await;
+        assert!(started.elapsed() >= Duration::from_millis(30));
+        assert_eq!(stuck.check(), Err(LeaseLost::Expired));
+        assert_eq!(unrevoked.check(), Err(LeaseLost::Expired));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn two_revocations_and_many_leases_race_to_an_end() {
+        let leases = Leases::new(LONG);
+        for _ in 0..200 {
+            let readers: Vec<_> = (0..8)
+                .map(|_| {
+                    let mut lease = leases.begin();
+                    tokio::spawn(async move {
+                        lease.narrow([ADA, BEN]);
+                        while lease.check().is_ok() {
+                            tokio::task::yield_now().await;
+                        }
+                    })
+                })
+                .collect();
+            tokio::join!(leases.revoke(ADA), leases.revoke(BEN));
+            for reader in readers {
+                reader.await.unwrap();
+            }
+            assert_eq!(leases.held(), 0);
+        }
     }
 }

@@ -7,6 +7,7 @@
 pub mod wrap;
 pub mod keyring;
 pub mod sqlite;
+pub mod cache;
 pub mod lease;
 
 use std::sync::Arc;
@@ -14,6 +15,9 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use hkdf::Hkdf;
 use sha2::Sha256;
+
+pub use cache::{CachedKeystore, KeyCache};
+pub use lease::{Lease, LeaseLost, Leases};
 
 use crate::clock::Millis;
 use crate::domain;

@@ -1,3 +1,6 @@
-//! The integration tests: one binary, a module per area.
+//! The integration tests, one binary: everything that needs files, processes or more than one module.
 
+mod conformance;
+mod faulty;
+mod keystore_sqlite;
 mod vectors;

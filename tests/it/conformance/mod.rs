@@ -1,0 +1,3 @@
+//! Trait suites: each behaviour written once, mounted on every engine.
+
+pub mod keystore;

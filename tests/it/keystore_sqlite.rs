@@ -1,0 +1,180 @@
+//! The embedded keystore: the conformance suite on it, and what only a file can get wrong.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use oubliette::clock::{Clock, Millis};
+use oubliette::event::{StoreId, SubjectRef};
+use oubliette::keystore::Keystore;
+use oubliette::keystore::keyring::Keyring;
+use oubliette::keystore::sqlite::{KeystoreOpenError, SqliteKeystore};
+use oubliette::secret::Entropy;
+use rusqlite::config::DbConfig;
+
+use crate::conformance::keystore::{Rig, granted, keystore_suite, order, want};
+
+const STORE: StoreId = StoreId([7; 16]);
+
+/// A directory with a keyring and a keystore.
+pub struct SqliteRig {
+    dir: tempfile::TempDir,
+    keyring: Arc<Keyring>,
+}
+
+impl SqliteRig {
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("keys.db")
+    }
+
+    fn keyring_of(&self, name: &str, store: StoreId) -> Arc<Keyring> {
+        Arc::new(Keyring::create(&self.dir.path().join(name), store).unwrap())
+    }
+
+    fn create(&self) -> Result<SqliteKeystore, KeystoreOpenError> {
+        let clock = Clock::manual(Millis(1));
+        SqliteKeystore::create(&self.path(), STORE, Arc::clone(&self.keyring), &clock, Arc::new(Entropy::system()))
+    }
+
+    fn open_as(&self, store: StoreId, keyring: &Arc<Keyring>) -> Result<SqliteKeystore, KeystoreOpenError> {
+        SqliteKeystore::open(&self.path(), store, Arc::clone(keyring), Arc::new(Entropy::system()))
+    }
+
+    /// A connection that leaves the write-ahead log as it is.
+    fn raw(&self) -> rusqlite::Connection {
+        let conn = rusqlite::Connection::open(self.path()).unwrap();
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
+        conn
+    }
+}
+
+impl Rig for SqliteRig {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let keyring = Arc::new(Keyring::create(&dir.path().join("keyring"), STORE).unwrap());
+        Self { dir, keyring }
+    }
+
+    fn open(&self) -> Arc<dyn Keystore> {
+        Arc::new(if self.path().exists() { self.open_as(STORE, &self.keyring) } else { self.create() }.unwrap())
+    }
+
+    fn secrets(&self) -> Vec<(SubjectRef, Vec<u8>)> {
+        let conn = self.raw();
+        // From byte 28: what stands before is the same in all records of a shard.
+        let mut rows = conn
+            .prepare("select subject, substr(wrapped, 29) from deks union all select subject, sealed from subjects")
+            .unwrap();
+        let rows = rows.query_map([], |row| Ok((SubjectRef(row.get(0)?), row.get(1)?))).unwrap();
+        rows.collect::<Result<_, _>>().unwrap()
+    }
+
+    fn files(&self) -> Vec<(String, Vec<u8>)> {
+        let entries = std::fs::read_dir(self.dir.path()).unwrap().map(Result::unwrap);
+        let files = entries.filter(|entry| entry.file_type().unwrap().is_file());
+        files.map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap())).collect()
+    }
+}
+
+keystore_suite!(SqliteRig);
+
+#[tokio::test]
+async fn opening_never_creates_and_creating_never_replaces() {
+    let rig = SqliteRig::new();
+    assert_eq!(rig.open_as(STORE, &rig.keyring).err(), Some(KeystoreOpenError::Missing));
+    assert!(!rig.path().exists());
+    drop(rig.create().unwrap());
+    assert_eq!(rig.create().err(), Some(KeystoreOpenError::Exists));
+    // A crash before the first commit leaves an empty file: no keystore yet, and free to become one.
+    std::fs::remove_file(rig.path()).unwrap();
+    std::fs::write(rig.path(), b"").unwrap();
+    assert_eq!(rig.open_as(STORE, &rig.keyring).err(), Some(KeystoreOpenError::NotAKeystore));
+    drop(rig.create().unwrap());
+    rig.open_as(STORE, &rig.keyring).unwrap();
+}
+
+#[tokio::test]
+async fn a_second_process_is_refused() {
+    let rig = SqliteRig::new();
+    let keys = rig.create().unwrap();
+    assert_eq!(rig.open_as(STORE, &rig.keyring).err(), Some(KeystoreOpenError::Locked));
+    keys.close().await;
+    rig.open_as(STORE, &rig.keyring).unwrap();
+}
+
+#[tokio::test]
+async fn the_wrong_store_and_the_wrong_keyring_are_told_apart() {
+    let rig = SqliteRig::new();
+    drop(rig.create().unwrap());
+    let other = StoreId([8; 16]);
+    assert_eq!(rig.open_as(other, &rig.keyring).err(), Some(KeystoreOpenError::StoreMismatch));
+    for (name, store) in [("same-store", STORE), ("other-store", other)] {
+        let keyring = rig.keyring_of(name, store);
+        assert_eq!(rig.open_as(STORE, &keyring).err(), Some(KeystoreOpenError::KeyringMismatch));
+    }
+    let clock = Clock::manual(Millis(1));
+    let path = rig.dir.path().join("second.db");
+    let made = SqliteKeystore::create(&path, other, Arc::clone(&rig.keyring), &clock, Arc::new(Entropy::system()));
+    assert_eq!(made.err(), Some(KeystoreOpenError::KeyringMismatch));
+}
+
+#[tokio::test]
+async fn foreign_and_damaged_files_are_refused() {
+    let rig = SqliteRig::new();
+    std::fs::write(rig.path(), vec![0x5a; 8192]).unwrap();
+    assert_eq!(rig.open_as(STORE, &rig.keyring).err(), Some(KeystoreOpenError::NotAKeystore));
+    std::fs::remove_file(rig.path()).unwrap();
+    rig.raw().execute_batch("create table t (x)").unwrap();
+    assert_eq!(rig.open_as(STORE, &rig.keyring).err(), Some(KeystoreOpenError::NotAKeystore));
+    assert_eq!(rig.create().err(), Some(KeystoreOpenError::Exists));
+    for (damage, error) in [
+        ("update meta set format = 2", KeystoreOpenError::Format(2)),
+        ("delete from meta", KeystoreOpenError::Corrupt),
+        ("delete from secrets where name = 'cursor'", KeystoreOpenError::Corrupt),
+        ("update secrets set wrapped = zeroblob(88)", KeystoreOpenError::Corrupt),
+        ("update secrets set kid = zeroblob(32)", KeystoreOpenError::Corrupt),
+    ] {
+        let rig = SqliteRig::new();
+        rig.create().unwrap().close().await;
+        rig.raw().execute_batch(damage).unwrap();
+        assert_eq!(rig.open_as(STORE, &rig.keyring).err(), Some(error), "{damage}");
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_key_is_corrupt_and_never_erased_and_its_neighbours_live() {
+    let rig = SqliteRig::new();
+    let keys = rig.open();
+    let (ada, deks) = granted(&*keys, want("ada", &["general"])).await;
+    let (_, bens) = granted(&*keys, want("ben", &["general"])).await;
+    keys.close().await;
+    rig.raw()
+        .execute("update deks set wrapped = zeroblob(88) where subject = ?1 and purpose <> '$identity'", [ada.0])
+        .unwrap();
+    let keys = rig.open();
+    let (bad, good) = tokio::join!(keys.fetch(vec![deks[0].0.clone()]), keys.fetch(vec![bens[0].0.clone()]));
+    assert!(matches!(bad, Err(oubliette::keystore::KeystoreError::Corrupt { table: "deks", .. })));
+    assert!(good.is_ok());
+    // And it can still be forgotten.
+    assert_eq!(keys.destroy(order(ada, &[], 1)).await.unwrap().keys.len(), 2);
+}
+
+#[tokio::test]
+async fn service_keys_are_stable_and_distinct() {
+    let rig = SqliteRig::new();
+    let first = rig.create().unwrap().service_keys();
+    let second = rig.open_as(STORE, &rig.keyring).unwrap().service_keys();
+    assert_eq!(first.cursor.expose(), second.cursor.expose());
+    assert_eq!(first.idempotency.expose(), second.idempotency.expose());
+    assert_ne!(first.cursor.expose(), first.idempotency.expose());
+}
+
+#[tokio::test]
+async fn closing_keeps_the_write_ahead_log_and_its_blocks() {
+    let rig = SqliteRig::new();
+    let keys = rig.open();
+    granted(&*keys, want("ada", &["general"])).await;
+    let length = |rig: &SqliteRig| std::fs::metadata(rig.dir.path().join("keys.db-wal")).unwrap().len();
+    let before = length(&rig);
+    keys.close().await;
+    assert!(length(&rig) >= before && before > 0);
+}
