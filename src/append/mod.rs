@@ -12,7 +12,7 @@ use crate::clock::{Clock, Millis};
 use crate::crash;
 use crate::event::{EventId, EventType, ExpectedRevision, NewEvent, StreamName, SubjectKey, SubjectRef};
 use crate::eventlog::{Appended, Condition, Effect, Idempotency, Job, Refused, StreamAppend};
-use crate::keystore::lease::CachedKeystore;
+use crate::keystore::CachedKeystore;
 use crate::keystore::{Granted, KeystoreError, Want};
 use crate::schema::{Finding, Prepared, Registry, Violation};
 use crate::sealing::{Person, SealError, SealedEvent, Sealer};

@@ -14,8 +14,8 @@ use crate::clock::{Clock, Millis};
 use crate::crash;
 use crate::event::{EventType, ExpectedRevision, Purpose, Revision, StreamName, SubjectKey, SubjectRef, uuid_v7};
 use crate::eventlog::{Direction, Effect, EventLog, Filter, ReadError, ReadQuery, Refused};
-use crate::keystore::lease::{CachedKeystore, Leases};
-use crate::keystore::{KeystoreError, Resolved};
+use crate::keystore::lease::Leases;
+use crate::keystore::{CachedKeystore, KeystoreError, Resolved};
 use crate::secret::{Entropy, EntropyError};
 
 /// Why something about a forget request failed.

@@ -287,7 +287,7 @@ impl Planner<'_> {
             stream: &stream,
             revision,
             event_type: event.event_type().as_str(),
-            recorded_ms: recorded,
+            recorded,
             c_meta: &commitments[0],
             c_public: &commitments[1],
             c_slots: &commitments[2..],

@@ -11,12 +11,9 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use sha2::{Digest, Sha256};
-
 use crate::crash;
-use crate::domain;
-use crate::event::{StoreId, SubjectRef};
-use crate::keystore::{Scope, commitment};
+use crate::event::StoreId;
+use crate::keystore::commitment;
 use crate::secret::Secret32;
 
 const STORE_FILE: &str = "store";
@@ -30,7 +27,7 @@ const OTHERS: u32 = 0o077;
 pub struct ErasureRecord {
     /// Number of the last erasure; 0 before the first.
     pub number: u64,
-    /// [`erasure_digest`] of that erasure; zeros before the first.
+    /// [`crate::domain::erasure_digest`] of that erasure; zeros before the first.
     pub digest: [u8; 32],
 }
 
@@ -223,21 +220,6 @@ pub fn root_id(root: &Secret32) -> [u8; 16] {
     id
 }
 
-/// One link of the chain over all erasures: binds its predecessor, number, data subject and scope.
-pub fn erasure_digest(previous: &[u8; 32], number: u64, subject: SubjectRef, scope: &Scope) -> [u8; 32] {
-    let text = match scope {
-        Scope::Person => "person".to_owned(),
-        Scope::Purposes(purposes) => {
-            let mut names: Vec<_> = purposes.iter().map(AsRef::as_ref).collect();
-            names.sort_unstable();
-            names.dedup();
-            format!("purposes:{}", names.join(","))
-        }
-    };
-    let tuple = domain::lp(&[domain::ERASURE_RECORD, previous, &number.to_be_bytes(), &subject.0, text.as_bytes()]);
-    Sha256::digest(tuple).into()
-}
-
 fn root_file(epoch: u32) -> String {
     format!("root-{epoch:08}.key")
 }
@@ -326,7 +308,6 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-    use crate::event::Purpose;
 
     const STORE: StoreId = StoreId([7; 16]);
 
@@ -410,17 +391,5 @@ mod tests {
         let reopened = Keyring::open(&dir).unwrap();
         assert_eq!(reopened.erasure_record(), ErasureRecord { number: 3, digest: [3; 32] });
         assert_eq!(reopened.root(1).unwrap().expose(), keyring.root(1).unwrap().expose());
-    }
-
-    #[test]
-    fn the_digest_binds_everything_and_not_the_order_of_purposes() {
-        let purposes = |names: &[&str]| Scope::Purposes(names.iter().map(|n| Purpose::parse(n).unwrap()).collect());
-        let (zero, subject) = ([0; 32], SubjectRef([1; 16]));
-        let digest = erasure_digest(&zero, 1, subject, &purposes(&["a", "b"]));
-        assert_eq!(digest, erasure_digest(&zero, 1, subject, &purposes(&["b", "a", "b"])));
-        assert_ne!(digest, erasure_digest(&zero, 1, subject, &Scope::Person));
-        assert_ne!(digest, erasure_digest(&zero, 2, subject, &purposes(&["a", "b"])));
-        assert_ne!(digest, erasure_digest(&[1; 32], 1, subject, &purposes(&["a", "b"])));
-        assert_ne!(digest, erasure_digest(&zero, 1, SubjectRef([2; 16]), &purposes(&["a", "b"])));
     }
 }

@@ -10,13 +10,13 @@ pub mod render;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
 
 use crate::clock::Clock;
 use crate::event::{ExternalId, Position, Revision, StoreId, SubjectRef};
 use crate::eventlog::{EventLog, Fence, Page, ReadError, ReadQuery, StoredEvent};
+use crate::keystore::CachedKeystore;
 use crate::keystore::KeystoreError;
-use crate::keystore::lease::{CachedKeystore, Lease, Leases};
+use crate::keystore::lease::{Lease, Leases};
 use crate::schema::Registry;
 use crate::sealing::OpenedSlot;
 use crate::sealing::meta::Meta;
@@ -199,7 +199,7 @@ impl Reader {
     /// [`ReadFailed`].
     pub async fn page(&self, query: ReadQuery, viewer: &Viewer) -> Result<Rendered, ReadFailed> {
         // A forget that fences after this line waits for the lease, one that fenced before it is in the snapshot.
-        let lease = self.leases.begin(Instant::now());
+        let lease = self.leases.begin();
         let page = self.log.read(query.clone()).await?;
         let attempt = self.render(&page, viewer, lease).await?;
         if !attempt.missing {
@@ -208,7 +208,7 @@ impl Reader {
         // A key was gone although the snapshot had no fence for it: the fence may be newer than the snapshot. Only a
         // snapshot that shows the fence may say "erased"; if there is none, the key is unavailable, not erased.
         drop(attempt);
-        let lease = self.leases.begin(Instant::now());
+        let lease = self.leases.begin();
         let page = self.log.read(query).await?;
         let attempt = self.render(&page, viewer, lease).await?;
         if attempt.missing && !viewer.partial {

@@ -161,6 +161,7 @@ mod tests {
             causation_id: None,
             time: None,
             source: None,
+            source_id: None,
         }
     }
 

@@ -30,7 +30,7 @@ pub fn head(connection: &Connection) -> Result<Head> {
         .map_err(|error| read_error(&error))?;
     let (store, next, recorded, epoch, frontier) = row;
     let corrupt = ReadError::Corrupt { table: "head", column: "frontier", row: 1 };
-    let frontier = Frontier::from_bytes(&frontier).ok_or(corrupt)?;
+    let frontier = Frontier::from_bytes(&frontier).map_err(|_| corrupt)?;
     Ok(Head { store, next: Position(next as u64), recorded: Millis(recorded), frontier, erasure_epoch: epoch as u64 })
 }
 
