@@ -10,6 +10,7 @@ pub mod render;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::clock::Clock;
 use crate::event::{ExternalId, Position, Revision, StoreId, SubjectRef};
@@ -162,35 +163,41 @@ pub enum ReadFailed {
     ErasureRecordBehind,
 }
 
+/// What a [`Reader`] is made of.
+#[derive(Clone)]
+pub struct Parts {
+    /// The log.
+    pub log: Arc<dyn EventLog>,
+    /// The keys.
+    pub keys: Arc<CachedKeystore>,
+    /// Leases of answers in flight.
+    pub leases: Arc<Leases>,
+    /// For placeholders.
+    pub registry: Arc<Registry>,
+    /// The log of personal reads.
+    pub access: Arc<AccessLog>,
+    /// Time.
+    pub clock: Clock,
+    /// Whether the keystore has seen every erasure in the record.
+    pub level: Arc<AtomicBool>,
+}
+
 /// Reads pages.
 #[derive(Clone)]
 pub struct Reader {
-    log: Arc<dyn EventLog>,
-    keys: Arc<CachedKeystore>,
-    leases: Arc<Leases>,
-    registry: Arc<Registry>,
-    access: Arc<AccessLog>,
-    clock: Clock,
+    parts: Parts,
     store: StoreId,
 }
 
 impl Reader {
     /// A reader over these parts.
-    pub fn new(
-        log: Arc<dyn EventLog>,
-        keys: Arc<CachedKeystore>,
-        leases: Arc<Leases>,
-        registry: Arc<Registry>,
-        access: Arc<AccessLog>,
-        clock: Clock,
-        store: StoreId,
-    ) -> Self {
-        Self { log, keys, leases, registry, access, clock, store }
+    pub fn new(parts: Parts, store: StoreId) -> Self {
+        Self { parts, store }
     }
 
     /// The log, for reads that show no event.
     pub fn log(&self) -> &Arc<dyn EventLog> {
-        &self.log
+        &self.parts.log
     }
 
     /// Reads and renders one page.
@@ -198,9 +205,12 @@ impl Reader {
     /// # Errors
     /// [`ReadFailed`].
     pub async fn page(&self, query: ReadQuery, viewer: &Viewer) -> Result<Rendered, ReadFailed> {
+        if viewer.purposes != Purposes::None && !self.parts.level.load(Ordering::SeqCst) {
+            return Err(ReadFailed::ErasureRecordBehind);
+        }
         // A forget that fences after this line waits for the lease, one that fenced before it is in the snapshot.
-        let lease = self.leases.begin();
-        let page = self.log.read(query.clone()).await?;
+        let lease = self.parts.leases.begin();
+        let page = self.parts.log.read(query.clone()).await?;
         let attempt = self.render(&page, viewer, lease).await?;
         if !attempt.missing {
             return Ok(attempt.rendered);
@@ -208,8 +218,8 @@ impl Reader {
         // A key was gone although the snapshot had no fence for it: the fence may be newer than the snapshot. Only a
         // snapshot that shows the fence may say "erased"; if there is none, the key is unavailable, not erased.
         drop(attempt);
-        let lease = self.leases.begin();
-        let page = self.log.read(query).await?;
+        let lease = self.parts.leases.begin();
+        let page = self.parts.log.read(query).await?;
         let attempt = self.render(&page, viewer, lease).await?;
         if attempt.missing && !viewer.partial {
             return Err(ReadFailed::KeyUnknown);
@@ -220,7 +230,7 @@ impl Reader {
     async fn render(&self, page: &Page, viewer: &Viewer, mut lease: Lease) -> Result<Attempt, ReadFailed> {
         let metas = open::metas(page)?;
         let plan = open::plan(page, &metas, viewer);
-        let keys = match self.keys.fetch(plan.wanted.iter().cloned().collect()).await {
+        let keys = match self.parts.keys.fetch(plan.wanted.iter().cloned().collect()).await {
             Ok(fetched) => Some(plan.wanted.iter().cloned().zip(fetched).collect::<HashMap<_, _>>()),
             Err(error) if !viewer.partial => return Err(error.into()),
             Err(_) => None,
@@ -232,10 +242,10 @@ impl Reader {
         if !viewings.is_empty() {
             let viewings =
                 viewings.into_iter().map(|((subject, purpose), fields)| Viewing { subject, purpose, fields }).collect();
-            self.access.record(viewer, viewings, self.clock.now()).await?;
+            self.parts.access.record(viewer, viewings, self.parts.clock.now()).await?;
         }
         let mut counts = render::Counts::default();
-        let renderer = render::Renderer { registry: &self.registry, redaction: viewer.redaction, people: &people };
+        let renderer = render::Renderer { registry: &self.parts.registry, redaction: viewer.redaction, people: &people };
         let events = opened.events.iter().map(|event| renderer.event(event, &mut counts)).collect::<Result<_, _>>()?;
         let rendered = Rendered {
             events,
@@ -269,7 +279,7 @@ impl Reader {
             .collect();
         refs.sort_unstable();
         refs.dedup();
-        let found = match self.keys.external_ids(refs.clone()).await {
+        let found = match self.parts.keys.external_ids(refs.clone()).await {
             Ok(found) => found,
             Err(_) if viewer.partial => return Ok(HashMap::new()),
             Err(error) => return Err(error.into()),

@@ -1,0 +1,397 @@
+//! The composition root: opens the three domains, refuses unsafe pairs, starts the tasks, stops them in order.
+//!
+//! Owns: what exists together and what may not. Keeps invariant 8: a keystore is never made beside an event log that
+//! already has events, nor the reverse, and nothing personal is served while the erasure record is behind.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
+use crate::append::Appender;
+use crate::append::writer::{self, Writer};
+use crate::audit::checkpoint::CheckpointKey;
+use crate::audit::{Record, RecordError, Recorder, ReplayError};
+use crate::auth::{self, ApiKeys, Grant, PurposeGrant, Role};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::db::OpenError;
+use crate::erasure::recovery::{self, Standing};
+use crate::erasure::requests::{ForgetError, Parts, Requests};
+use crate::event::StoreId;
+use crate::eventlog::EventLog;
+use crate::eventlog::sqlite::{self, SqliteEventLog};
+use crate::keystore::keyring::{Keyring, KeyringError};
+use crate::keystore::lease::Leases;
+use crate::keystore::sqlite::{KeystoreOpenError, ServiceKeys, SqliteKeystore};
+use crate::keystore::{CachedKeystore, KeyCache, Keystore, KeystoreError};
+use crate::read::Reader;
+use crate::read::access::AccessLog;
+use crate::schema::{self, Registry};
+use crate::sealing::Sealer;
+use crate::secret::{Entropy, EntropyError};
+use crate::telemetry::Metrics;
+
+/// Why the server does not start. Each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A directory or file cannot be used.
+    #[error("{path}: {kind}")]
+    Io {
+        /// The path.
+        path: PathBuf,
+        /// What the system said.
+        kind: std::io::ErrorKind,
+    },
+    /// Another process runs on this data.
+    #[error("another process is already running on {path}; stop it first, or choose another --data-dir")]
+    AlreadyRunning {
+        /// The locked directory.
+        path: PathBuf,
+    },
+    /// Some of the three domains exist and others do not.
+    #[error(
+        "{present} exists but {missing} does not. They belong together: without its keystore an event log is unreadable \
+         for ever, so nothing is created beside it. Restore {missing}, or, if a first start was interrupted before \
+         anything was written, remove {present}"
+    )]
+    Incomplete {
+        /// What is there.
+        present: String,
+        /// What is not.
+        missing: String,
+    },
+    /// The event log and the keyring are of different stores.
+    #[error("the event log belongs to store {log}, the keyring to store {keyring}")]
+    StoreMismatch {
+        /// Store of the event log.
+        log: StoreId,
+        /// Store of the keyring.
+        keyring: StoreId,
+    },
+    /// The event log does not open.
+    #[error("the event log does not open: {0}")]
+    Log(#[from] OpenError),
+    /// The keystore does not open.
+    #[error("the keystore does not open: {0}")]
+    Keystore(#[from] KeystoreOpenError),
+    /// The keyring does not open.
+    #[error("the keyring does not open: {0}")]
+    Keyring(#[from] KeyringError),
+    /// No random bytes.
+    #[error(transparent)]
+    Entropy(#[from] EntropyError),
+    /// The record of decisions cannot be replayed.
+    #[error("the record of decisions cannot be replayed: {0}")]
+    Replay(#[from] ReplayError),
+    /// The erasure record cannot be compared.
+    #[error("the erasure record cannot be compared: {0}")]
+    Erasure(#[from] ForgetError),
+    /// The keystore fails.
+    #[error(transparent)]
+    KeystoreFails(#[from] KeystoreError),
+    /// The first API key cannot be recorded.
+    #[error("the first API key cannot be recorded: {0}")]
+    FirstKey(#[from] RecordError),
+    /// The host name of the log is not a valid checkpoint origin.
+    #[error("the checkpoint origin is not valid")]
+    Origin,
+}
+
+/// What the first start made, to be shown once.
+#[derive(Debug, Default)]
+pub struct FirstStart {
+    /// Directories that were created.
+    pub created: Vec<PathBuf>,
+    /// The first administrator's key.
+    pub admin_key: Option<String>,
+}
+
+/// A running store.
+pub struct App {
+    /// Settings.
+    pub config: Config,
+    /// Time.
+    pub clock: Clock,
+    /// Randomness.
+    pub entropy: Arc<Entropy>,
+    /// The event log.
+    pub log: Arc<dyn EventLog>,
+    /// The keys.
+    pub keys: Arc<CachedKeystore>,
+    /// Schemas.
+    pub registry: Arc<Registry>,
+    /// Appends.
+    pub appender: Appender,
+    /// Reads.
+    pub reader: Reader,
+    /// Forget requests.
+    pub requests: Requests,
+    /// Decisions.
+    pub recorder: Recorder,
+    /// API keys.
+    pub api_keys: Arc<ApiKeys>,
+    /// Signs tree heads.
+    pub checkpoint: CheckpointKey,
+    /// Keys for cursors and idempotency.
+    pub service_keys: Arc<ServiceKeys>,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Whether the three erasure records agree; until then nothing personal is served.
+    pub level: Arc<AtomicBool>,
+    /// The queue.
+    pub writer: Writer,
+    access: Arc<AccessLog>,
+    tasks: Vec<JoinHandle<()>>,
+    /// Held open for its lock.
+    _lock: File,
+}
+
+struct Stores {
+    log: Arc<dyn EventLog>,
+    keystore: Arc<SqliteKeystore>,
+    keyring: Arc<Keyring>,
+    store: StoreId,
+}
+
+impl App {
+    /// Opens or creates the store and starts its tasks.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing was changed unless the store was empty.
+    pub async fn start(config: Config, clock: Clock, metrics: Metrics) -> Result<(Arc<Self>, FirstStart), StartError> {
+        let mut first = FirstStart::default();
+        let entropy = Arc::new(Entropy::system());
+        let lock = prepare_directories(&config, &mut first)?;
+        let fresh = is_fresh(&config)?;
+        let Stores { log, keystore, keyring, store } =
+            if fresh { create(&config, &clock, &entropy)? } else { open(&config, &entropy).await? };
+        let service_keys = keystore.service_keys();
+        let keystore: Arc<dyn Keystore> = keystore;
+        let standing = recovery::level(log.as_ref(), keystore.as_ref(), &keyring).await?;
+        let level = Arc::new(AtomicBool::new(announce(standing)));
+
+        let options = writer::Options { queue: config.limits.writer_queue, batch: config.limits.batch_jobs };
+        let (queue, writer_task) = Writer::start(Arc::clone(&log), options);
+        let cache = KeyCache::new(config.key_cache)?;
+        let keys = Arc::new(CachedKeystore::new(keystore, cache));
+        let leases = Arc::new(Leases::new(config.lease));
+        let registry = Arc::new(Registry::new(registry_options(&config)));
+        let sealer = Sealer::new(store, Arc::clone(&entropy));
+        let appender =
+            Appender::new(Arc::clone(&registry), Arc::clone(&keys), sealer, queue.clone(), clock.clone());
+        let access = Arc::new(AccessLog::new(queue.clone()));
+        let reader = Reader::new(
+            crate::read::Parts {
+                log: Arc::clone(&log),
+                keys: Arc::clone(&keys),
+                leases: Arc::clone(&leases),
+                registry: Arc::clone(&registry),
+                access: Arc::clone(&access),
+                clock: clock.clone(),
+                level: Arc::clone(&level),
+            },
+            store,
+        );
+        let api_keys = Arc::new(ApiKeys::default());
+        let recorder =
+            Recorder::replay(log.as_ref(), appender.clone(), Arc::clone(&registry), Arc::clone(&api_keys)).await?;
+        first.admin_key = first_key(&config, &recorder, &api_keys).await?;
+        let parts = Parts {
+            log: Arc::clone(&log),
+            keys: Arc::clone(&keys),
+            leases,
+            appender: appender.clone(),
+            clock: clock.clone(),
+            entropy: Arc::clone(&entropy),
+        };
+        let origin = format!("oubliette.invalid/{store}");
+        let checkpoint =
+            CheckpointKey::from_seed(keyring.signing_seed(), &origin).map_err(|_| StartError::Origin)?;
+        let (requests, worker_task) = recovery::start(parts, keyring, store).await?;
+        let flush_task = tokio::spawn(flush_access(Arc::clone(&access), clock.clone()));
+        let app = Self {
+            config,
+            clock,
+            entropy,
+            log,
+            keys,
+            registry,
+            appender,
+            reader,
+            requests,
+            recorder,
+            api_keys,
+            checkpoint,
+            service_keys,
+            metrics,
+            level,
+            writer: queue,
+            access,
+            tasks: vec![flush_task, worker_task, writer_task],
+            _lock: lock,
+        };
+        Ok((Arc::new(app), first))
+    }
+
+    /// Whether personal data may be served.
+    pub fn is_level(&self) -> bool {
+        self.level.load(Ordering::SeqCst)
+    }
+
+    /// Stops in order: what is queued is committed, counts of reads are written, the keystore is washed, both close.
+    /// Answers in flight must have ended before.
+    pub async fn stop(&self) {
+        let _ = self.access.flush(self.clock.now(), true).await;
+        for task in &self.tasks[..2] {
+            // The worker may be stopped anywhere: it resumes from the log.
+            task.abort();
+        }
+        while self.writer.waiting() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        self.log.close().await;
+        self.keys.keystore().close().await;
+    }
+}
+
+/// Writes the counts of closed access windows every few seconds.
+async fn flush_access(access: Arc<AccessLog>, clock: Clock) {
+    let mut tick = tokio::time::interval(Duration::from_secs(5));
+    loop {
+        tick.tick().await;
+        if let Err(error) = access.flush(clock.now(), false).await {
+            tracing::warn!(error = %error, "counts of personal reads cannot be written yet");
+        }
+    }
+}
+
+fn registry_options(config: &Config) -> schema::Options {
+    use crate::config::{LeakGuard, SchemaPolicy};
+    schema::Options {
+        default_policy: match config.schema_policy {
+            SchemaPolicy::Open => schema::SchemaPolicy::Open,
+            SchemaPolicy::Registered => schema::SchemaPolicy::Registered,
+            SchemaPolicy::Sealed => schema::SchemaPolicy::Sealed,
+        },
+        default_leak_guard: match config.leak_guard {
+            LeakGuard::Off => schema::LeakGuard::Off,
+            LeakGuard::Warn => schema::LeakGuard::Warn,
+            LeakGuard::Reject => schema::LeakGuard::Reject,
+        },
+    }
+}
+
+fn announce(standing: Standing) -> bool {
+    match standing {
+        Standing::Level { replayed: 0 } => true,
+        Standing::Level { replayed } => {
+            tracing::warn!(replayed, "the keystore was older than the erasure record; its destructions were repeated");
+            true
+        }
+        Standing::Behind { log, witnessed } => {
+            tracing::error!(log, witnessed, "the event log is older than the erasure record; personal data stays sealed");
+            false
+        }
+    }
+}
+
+/// The first administrator's key, when nobody has one yet and this is not `--dev`.
+async fn first_key(
+    config: &Config,
+    recorder: &Recorder,
+    api_keys: &ApiKeys,
+) -> Result<Option<String>, StartError> {
+    if config.dev {
+        api_keys.allow_dev();
+        return Ok(None);
+    }
+    if !api_keys.list().is_empty() {
+        return Ok(None);
+    }
+    let grant = Grant {
+        roles: vec![Role::Admin],
+        categories: Vec::new(),
+        types: Vec::new(),
+        purposes: PurposeGrant::These(Vec::new()),
+        expires_at: None,
+    };
+    let issued = auth::issue("first-admin".into(), grant, "first-start")?;
+    recorder.record(|| Ok::<_, RecordError>(Record::ApiKey(issued.record))).await?;
+    Ok(Some(issued.secret))
+}
+
+/// Makes what is missing, private to this user, and takes the lock.
+fn prepare_directories(config: &Config, first: &mut FirstStart) -> Result<File, StartError> {
+    for dir in [&config.data_dir, &config.events_dir, &config.keys_dir] {
+        if !dir.exists() {
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+            made.map_err(|error| StartError::Io { path: dir.clone(), kind: error.kind() })?;
+            if *dir != config.data_dir {
+                first.created.push(dir.clone());
+            }
+        }
+    }
+    let path = config.events_dir.join("lock");
+    let io = |error: std::io::Error| StartError::Io { path: path.clone(), kind: error.kind() };
+    let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(io)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(std::fs::TryLockError::WouldBlock) => Err(StartError::AlreadyRunning { path: config.events_dir.clone() }),
+        Err(std::fs::TryLockError::Error(error)) => Err(io(error)),
+    }
+}
+
+/// Whether nothing is there yet; refuses when only some of the three are.
+fn is_fresh(config: &Config) -> Result<bool, StartError> {
+    let parts = [
+        ("the event log", config.events_db()),
+        ("the keystore", config.keys_db()),
+        ("the keyring", config.keyring_dir.clone()),
+    ];
+    let named = |wanted: bool| -> Vec<String> {
+        let matching = parts.iter().filter(|(_, path)| has_content(path) == wanted);
+        matching.map(|(name, path)| format!("{name} ({})", path.display())).collect()
+    };
+    let (present, missing) = (named(true), named(false));
+    match (present.is_empty(), missing.is_empty()) {
+        (true, _) => Ok(true),
+        (_, true) => Ok(false),
+        _ => Err(StartError::Incomplete { present: present.join(" and "), missing: missing.join(" and ") }),
+    }
+}
+
+fn has_content(path: &Path) -> bool {
+    if path.is_dir() { path.read_dir().is_ok_and(|mut entries| entries.next().is_some()) } else { path.exists() }
+}
+
+/// The keyring first, the event log last: an interrupted first start has no event log, so it is recognised as one.
+fn create(config: &Config, clock: &Clock, entropy: &Arc<Entropy>) -> Result<Stores, StartError> {
+    let store = StoreId(crate::event::uuid_v7(clock.now(), entropy.draw()?));
+    let keyring = Arc::new(Keyring::create(&config.keyring_dir, store)?);
+    let keystore =
+        SqliteKeystore::create(&config.keys_db(), store, Arc::clone(&keyring), clock, Arc::clone(entropy))?;
+    let options = log_options(config);
+    let log = SqliteEventLog::create(&config.events_db(), store, clock.now(), &options, Arc::clone(entropy))?;
+    Ok(Stores { log: Arc::new(log), keystore: Arc::new(keystore), keyring, store })
+}
+
+async fn open(config: &Config, entropy: &Arc<Entropy>) -> Result<Stores, StartError> {
+    let keyring = Arc::new(Keyring::open(&config.keyring_dir)?);
+    let store = keyring.store_id();
+    let log = SqliteEventLog::open(&config.events_db(), &log_options(config), Arc::clone(entropy))?;
+    let head = log.head().await.map_err(|_| OpenError::Unusable { reason: "head" })?;
+    if head.store != store {
+        return Err(StartError::StoreMismatch { log: head.store, keyring: store });
+    }
+    let keystore = SqliteKeystore::open(&config.keys_db(), store, Arc::clone(&keyring), Arc::clone(entropy))?;
+    Ok(Stores { log: Arc::new(log), keystore: Arc::new(keystore), keyring, store })
+}
+
+fn log_options(config: &Config) -> sqlite::Options {
+    sqlite::Options { readers: config.readers, cache_kib: config.cache_kib }
+}
