@@ -15,3 +15,5 @@ pub mod keystore;
 pub mod sealing;
 pub mod eventlog;
 pub mod audit;
+pub mod telemetry;
+pub mod config;
