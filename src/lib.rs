@@ -20,3 +20,7 @@ pub mod read;
 pub mod subscription;
 pub mod audit;
 pub mod erasure;
+pub mod telemetry;
+pub mod config;
+pub mod app;
+pub mod http;
