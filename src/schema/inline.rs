@@ -6,7 +6,7 @@
 use serde_json::{Map, Value};
 
 use super::Violation;
-use super::personal::{is_category, purposes};
+use super::declared::{is_category, purposes};
 use crate::event::{InlineMark, NewEvent, Pointer, Purpose, SubjectKey};
 
 /// The member that makes an object a wrapper.

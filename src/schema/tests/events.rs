@@ -3,7 +3,7 @@
 use super::*;
 
 fn store() -> Registry {
-    registry(CategorySettings::default())
+    registry(&CategorySettings::default())
 }
 
 #[test]
@@ -100,7 +100,9 @@ fn two_people_and_their_guests() {
     let people = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
     let both = people(&["p1", &pseudonym()]);
     let mut found = owned(&prepared);
-    found.iter_mut().for_each(|(_, owners)| owners.sort_by_key(|o| o.starts_with("ds_")));
+    for (_, owners) in &mut found {
+        owners.sort_by_key(|owner| owner.starts_with("ds_"));
+    }
     for expected in [
         ("/payer_name", people(&["p1"])),
         ("/payee_iban", people(&[&pseudonym()])),
@@ -201,7 +203,7 @@ fn policies_of_categories() {
     let wrapped =
         || json!({"email": {"$personal": "ada@example.org", "subject": "person:41", "category": "contact.email"}});
 
-    let open = registry(CategorySettings { placeholders, ..settings(SchemaPolicy::Open, LeakGuard::Reject) });
+    let open = registry(&CategorySettings { placeholders, ..settings(SchemaPolicy::Open, LeakGuard::Reject) });
     let prepared = prepare(&open, "signup", wrapped()).unwrap();
     assert_eq!(prepared.event.data, json!({"email": "ada@example.org"}));
     assert_eq!(prepared.fields[0].inline_placeholder, Some(json!("gone@redacted.invalid")));
@@ -216,14 +218,14 @@ fn policies_of_categories() {
     let acted = open.prepare(&StreamName::parse("contact-1").unwrap(), acted);
     assert_eq!(wrong(acted), [("unmarked-personal-data", "/actor".to_owned())]);
 
-    let registered = registry(settings(SchemaPolicy::Registered, LeakGuard::Warn));
+    let registered = registry(&settings(SchemaPolicy::Registered, LeakGuard::Warn));
     assert_eq!(wrong(prepare(&registered, "signup", json!({})))[0].0, "schema-required");
     register(&registered, "signup", &json!({"type": "object"}));
     let prepared = prepare(&registered, "signup", json!({"to": "ada@example.org"})).unwrap();
     assert_eq!(prepared.findings, [Finding { pointer: "/data/to".into(), shape: "email" }]);
     assert!(prepare(&registered, "signup", wrapped()).is_ok());
 
-    let sealed = registry(settings(SchemaPolicy::Sealed, LeakGuard::Off));
+    let sealed = registry(&settings(SchemaPolicy::Sealed, LeakGuard::Off));
     register(&sealed, "signup", &json!({"type": "object"}));
     assert_eq!(wrong(prepare(&sealed, "signup", wrapped())), [("in-line-marks-refused", "/data/email".to_owned())]);
     assert!(prepare(&sealed, "signup", json!({"to": "ada@example.org"})).unwrap().findings.is_empty());

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::event::{EventType, ExternalId, InlineMark, NewEvent, StreamName, SubjectRef};
 
-pub(super) fn registry(settings: CategorySettings) -> Registry {
+pub(super) fn registry(settings: &CategorySettings) -> Registry {
     let registry = Registry::new(Options::default());
     for category in ["contact", "cart", "account"] {
         let settings = settings.clone();

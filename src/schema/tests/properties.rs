@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
 
 use super::*;
 use crate::schema::document::options;
@@ -52,23 +53,17 @@ fn object(inner: impl Strategy<Value = Member>) -> impl Strategy<Value = Member>
             schema["required"] = json!(names);
         }
         let mut value = json!({});
-        for (at, (name, member)) in members.iter().enumerate() {
-            if split && at % 2 == 1 {
-                schema["allOf"][0]["properties"][name] = member.schema.clone();
-            } else {
-                schema["properties"][name] = member.schema.clone();
-            }
-            value[name] = member.value.clone();
-        }
-        if split && members.len() > 1 {
-            let entries = schema["allOf"].take();
-            schema["allOf"] = json!([entries[0].clone()]);
+        let split = split && members.len() > 1;
+        if split {
+            schema["allOf"] = json!([{"properties": {}}]);
             schema["minProperties"] = json!(members.len());
-        } else {
-            schema.as_object_mut().unwrap().remove("allOf");
-            if closed {
-                schema["additionalProperties"] = json!(false);
-            }
+        } else if closed {
+            schema["additionalProperties"] = json!(false);
+        }
+        for (at, (name, member)) in members.iter().enumerate() {
+            let half = if split && at % 2 == 1 { &mut schema["allOf"][0] } else { &mut schema };
+            half["properties"][name] = member.schema.clone();
+            value[name] = member.value.clone();
         }
         Member { schema, value }
     })
@@ -123,7 +118,7 @@ proptest! {
 
     #[test]
     fn erased_events_stay_valid_and_every_mark_is_found((schema, data) in documents()) {
-        let store = registry(CategorySettings::default());
+        let store = registry(&CategorySettings::default());
         let Ok(candidate) = store.check(&event_type("t"), &schema, false) else { return Ok(()) };
         let record = RegistryRecord::SchemaRegistered { event_type: "t".into(), version: 1, schema: schema.clone() };
         store.apply(&record).unwrap();
@@ -150,12 +145,105 @@ proptest! {
     }
 
     #[test]
+    fn what_is_called_compatible_reads_old_events((old, data) in documents(), change in changes()) {
+        let store = registry(&CategorySettings::default());
+        let mut new = old.clone();
+        change.apply(&mut new);
+        let old_validator = options(jsonschema::Draft::Draft202012).build(&old).unwrap();
+        let Ok(candidate) = store.check(&event_type("t"), &new, false) else { return Ok(()) };
+        let report = crate::schema::compat::check(Compatibility::Backward, &[(1, &old)], &new);
+        if old_validator.is_valid(&data) && report.errors.is_empty() {
+            prop_assert!(candidate.breaks(&data).is_none(), "{} became {}", old, new);
+        }
+    }
+
+    #[test]
     fn no_schema_makes_the_registry_panic(schema in hostile()) {
-        let store = registry(CategorySettings::default());
+        let store = registry(&CategorySettings::default());
         if let Ok(candidate) = store.check(&event_type("t"), &schema, false) {
             let _ = candidate.breaks(&json!({"a": [{"b": 1}], "b": "x"}));
             let report = crate::schema::compat::check(Compatibility::Full, &[(1, &schema)], &schema);
             prop_assert!(report.errors.is_empty(), "{:?}", report);
+        }
+    }
+}
+
+/// The property above says nothing about what is refused, so most of what is generated must be accepted.
+#[test]
+fn the_generated_documents_are_mostly_accepted() {
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let (mut accepted, mut personal) = (0, 0);
+    for _ in 0..300 {
+        let (schema, data) = documents().new_tree(&mut runner).unwrap().current();
+        let store = registry(&CategorySettings::default());
+        if store.check(&event_type("t"), &schema, false).is_ok() {
+            register(&store, "t", &schema);
+            if let Ok(prepared) = prepare(&store, "t", data) {
+                accepted += 1;
+                personal += usize::from(!prepared.fields.is_empty());
+            }
+        }
+    }
+    assert!(accepted > 120 && personal > 60, "{accepted} accepted, {personal} with personal data");
+}
+
+/// One change of a schema: a keyword set or removed, somewhere.
+#[derive(Clone, Debug)]
+struct Change {
+    way: Vec<usize>,
+    keyword: &'static str,
+    value: Option<Value>,
+}
+
+fn changes() -> impl Strategy<Value = Change> {
+    let keyword = prop::sample::select(vec![
+        ("type", json!("string")),
+        ("type", json!(["string", "integer", "array", "object", "null"])),
+        ("maxLength", json!(2)),
+        ("minLength", json!(2)),
+        ("minItems", json!(1)),
+        ("maxItems", json!(1)),
+        ("maximum", json!(10)),
+        ("exclusiveMinimum", json!(0)),
+        ("required", json!(["a"])),
+        ("additionalProperties", json!(false)),
+        ("additionalProperties", json!({"type": "string"})),
+        ("enum", json!(["a", null, 1])),
+        ("uniqueItems", json!(true)),
+        ("format", json!("email")),
+        ("items", json!({"type": "integer"})),
+        ("not", json!({"type": "string"})),
+        ("anyOf", json!([{"type": "string"}, {"type": "object"}])),
+        ("allOf", json!([{"type": "string"}])),
+        ("properties", json!({})),
+        ("$ref", json!("#/$defs/mail")),
+    ]);
+    let way = prop::collection::vec(0..4usize, 0..4);
+    (way, keyword, prop::bool::weighted(0.8)).prop_map(|(way, (keyword, value), set)| Change {
+        way,
+        keyword,
+        value: set.then_some(value),
+    })
+}
+
+impl Change {
+    fn apply(&self, schema: &mut Value) {
+        let mut place = schema;
+        for step in &self.way {
+            let inner = if place.get("items").is_some() {
+                place.get_mut("items")
+            } else {
+                place.get_mut("properties").and_then(|p| p.as_object_mut()?.values_mut().nth(*step))
+            };
+            match inner {
+                Some(inner) if inner.is_object() => place = inner,
+                _ => return,
+            }
+        }
+        let Some(object) = place.as_object_mut() else { return };
+        match &self.value {
+            Some(value) => drop(object.insert(self.keyword.into(), value.clone())),
+            None => drop(object.remove(self.keyword)),
         }
     }
 }
