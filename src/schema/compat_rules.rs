@@ -4,12 +4,12 @@
 //! as a difference unless it is the same on both sides. One leniency, as everywhere in practice: describing a property
 //! that was merely not forbidden before is no difference; stored events are tried for that.
 
-use std::borrow::Cow;
 use std::collections::{BTreeSet, HashSet};
 
 use serde_json::{Map, Value};
 
 use super::compat::CompatError;
+use super::compat_view::{allowed, fixed, flatten, member, members, reference, rest, type_of, types};
 use super::walk::{escape, is_annotation, resolve};
 
 /// Something that the writer's schema accepts and the reader's may not.
@@ -87,7 +87,9 @@ struct Diff<'d> {
     found: Vec<Difference>,
 }
 
+/// Differences reported at most.
 const MAX_FOUND: usize = 200;
+/// Ways longer than this are not compared; schemas as deep are refused before.
 const MAX_DEPTH: usize = 100;
 
 /// Keywords that only say something together with all of their content.
@@ -343,77 +345,4 @@ impl Diff<'_> {
             _ => writer == reader,
         }
     }
-}
-
-fn reference(schema: &Value) -> Option<&str> {
-    schema.get("$ref")?.as_str()
-}
-
-/// A schema with its reference replaced by what it refers to; what stands beside the reference wins.
-fn flatten<'v>(root: &'v Value, schema: &'v Value) -> Cow<'v, Value> {
-    let mut out = Cow::Borrowed(schema);
-    for _ in 0..MAX_DEPTH {
-        let Some(target) = out.get("$ref").and_then(|reference| resolve(root, reference)).map(|(target, _)| target)
-        else {
-            return out;
-        };
-        let beside =
-            out.as_object().is_some_and(|object| object.keys().any(|key| key != "$ref" && !is_annotation(key)));
-        let (true, Value::Object(target)) = (beside, target) else {
-            out = Cow::Borrowed(target);
-            continue;
-        };
-        let mut merged = target.clone();
-        for (key, value) in out.as_object().into_iter().flatten().filter(|(key, _)| *key != "$ref") {
-            merged.insert(key.clone(), value.clone());
-        }
-        out = Cow::Owned(Value::Object(merged));
-    }
-    out
-}
-
-fn members<'v>(map: &'v Map<String, Value>, keyword: &str) -> impl Iterator<Item = (&'v String, &'v Value)> {
-    map.get(keyword).and_then(Value::as_object).into_iter().flatten()
-}
-
-fn member<'v>(map: &'v Map<String, Value>, keyword: &str, name: &str) -> Option<&'v Value> {
-    map.get(keyword)?.get(name)
-}
-
-fn types(map: &Map<String, Value>) -> Option<BTreeSet<&str>> {
-    match map.get("type")? {
-        Value::String(one) => Some(BTreeSet::from([one.as_str()])),
-        Value::Array(many) => Some(many.iter().filter_map(Value::as_str).collect()),
-        _ => None,
-    }
-}
-
-fn type_of(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "boolean",
-        Value::Number(number) if number.is_f64() => "number",
-        Value::Number(_) => "integer",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
-}
-
-/// The only values a schema allows, if it lists them.
-fn allowed(map: &Map<String, Value>) -> Option<Vec<&Value>> {
-    match (map.get("const"), map.get("enum")) {
-        (Some(one), _) => Some(vec![one]),
-        (None, Some(Value::Array(many))) => Some(many.iter().collect()),
-        _ => None,
-    }
-}
-
-fn fixed(map: &Map<String, Value>) -> Vec<&Value> {
-    let list = map.get("prefixItems").or(map.get("items")).and_then(Value::as_array);
-    list.map(|list| list.iter().collect()).unwrap_or_default()
-}
-
-fn rest(map: &Map<String, Value>) -> Option<&Value> {
-    if map.get("items").is_some_and(Value::is_array) { map.get("additionalItems") } else { map.get("items") }
 }

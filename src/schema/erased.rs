@@ -70,7 +70,8 @@ fn cases(people: usize, fields: &[PersonalField]) -> Vec<Vec<usize>> {
         cases.extend((0..fields.len()).map(|index| vec![index]));
     }
     cases.retain(|case| !case.is_empty());
-    cases.sort();
+    // The smallest first, so that the blame falls on as few as possible.
+    cases.sort_by(|a, b| (a.len(), a).cmp(&(b.len(), b)));
     cases.dedup();
     cases
 }

@@ -6,7 +6,7 @@
 use serde_json::{Map, Value};
 
 use super::Violation;
-use super::personal::{is_category, purposes};
+use super::declared::{is_category, purposes};
 use crate::event::{InlineMark, NewEvent, Pointer, Purpose, SubjectKey};
 
 /// The member that makes an object a wrapper.
@@ -110,7 +110,9 @@ impl Unwrapping<'_> {
 
 /// A member that differs from `$personal` only by case or punctuation is a typing error, not data.
 fn is_wrapper_key(key: &str) -> bool {
-    key.strip_prefix('$').is_some_and(|rest| rest.to_ascii_lowercase().starts_with("personal"))
+    let Some(rest) = key.strip_prefix('$') else { return false };
+    let letters: String = rest.chars().filter(char::is_ascii_alphanumeric).collect();
+    matches!(letters.to_ascii_lowercase().as_str(), "personal" | "personaldata")
 }
 
 fn parse(mut members: Map<String, Value>, at: &Pointer) -> Result<InlineMark, &'static str> {
@@ -189,6 +191,8 @@ mod tests {
         assert_eq!(codes(json!({"a": {"$personal": 1}})), ["personal-mark-invalid"]);
         assert_eq!(codes(json!({"a": {"$personal": 1, "subject": "p", "colour": 1}})), ["personal-mark-invalid"]);
         assert_eq!(codes(json!({"a": {"$Personal": 1, "subject": "p"}})), ["personal-mark-invalid"]);
+        assert_eq!(codes(json!({"a": {"$personal_data": 1, "subject": "p"}})), ["personal-mark-invalid"]);
+        assert_eq!(codes(json!({"a": {"$personalization": 1}})), [""; 0]);
         assert_eq!(codes(json!({"$personal": 1, "subject": "p"})), ["personal-mark-root"]);
         assert_eq!(
             codes(json!({"a": {"$personal": {"b": {"$personal": 1, "subject": "p"}}, "subject": "p"}})),

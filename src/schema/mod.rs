@@ -7,9 +7,12 @@
 mod checksum;
 mod compat;
 mod compat_rules;
+mod compat_view;
+mod declared;
 mod document;
 mod erased;
 mod inline;
+mod inventory;
 pub mod lint;
 mod pattern;
 mod personal;
@@ -27,9 +30,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use compat::{CompatError, CompatReport, Compatibility};
+pub use inventory::{InventoryItem, TypeSummary};
 pub use personal::FieldMark;
 pub use placeholder::{Placeholder, PlaceholderFacts};
-pub use registry::{Candidate, InventoryItem, RegistrationError, Registry, SchemaVersion, TypeSummary};
+pub use registry::{Candidate, RegistrationError, Registry, SchemaVersion};
 
 use crate::event::{NewEvent, Pointer, Purpose, SubjectKey};
 

@@ -116,16 +116,10 @@ fn expand_text(text: &str, facts: &PlaceholderFacts<'_>) -> String {
     while let Some(at) = rest.find('{') {
         out.push_str(&rest[..at]);
         rest = &rest[at..];
-        match NAMES.iter().zip(values).find(|(name, _)| rest.starts_with(**name)) {
-            Some((name, fact)) => {
-                out.push_str(fact);
-                rest = &rest[name.len()..];
-            }
-            None => {
-                out.push('{');
-                rest = &rest[1..];
-            }
-        }
+        let named = NAMES.iter().zip(values).find(|(name, _)| rest.starts_with(**name));
+        let (name, with) = named.map_or(("{", "{"), |(name, fact)| (*name, fact));
+        out.push_str(with);
+        rest = &rest[name.len()..];
     }
     out + rest
 }

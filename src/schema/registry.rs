@@ -7,11 +7,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use serde::Serialize;
 use serde_json::Value;
 
 use super::compat::{self, CompatReport, Compatibility};
 use super::document::Compiled;
+use super::inventory::{InventoryItem, TypeSummary};
 use super::personal::FieldMark;
 use super::prepare::{self, Rules};
 use super::{CategorySettings, Options, Prepared, RegistryRecord, SchemaPolicy, Violation};
@@ -86,44 +86,6 @@ pub enum RegistrationError {
     /// It protects less than the latest version; the data-protection officer must acknowledge this.
     #[error("the schema removes or changes {} privacy marks", .0.len())]
     PrivacyAckRequired(Vec<Violation>),
-}
-
-/// An event type at a glance.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct TypeSummary {
-    /// Event type.
-    pub event_type: String,
-    /// Highest version.
-    pub latest: u32,
-    /// Deprecated versions.
-    pub deprecated: Vec<u32>,
-    /// How versions must relate.
-    pub compatibility: Compatibility,
-    /// Whether the latest version has personal data.
-    pub personal: bool,
-}
-
-/// One personal field of one version: a line of the record of processing (Art. 30).
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct InventoryItem {
-    /// Event type.
-    pub event_type: String,
-    /// Version.
-    pub version: u32,
-    /// Where in `data`; `*` for every element or member.
-    pub pointer: String,
-    /// Kind of data.
-    pub category: Option<String>,
-    /// Special category (Art. 9).
-    pub special: bool,
-    /// Why it is processed.
-    pub purposes: Vec<String>,
-    /// What is shown when it is gone, templates unexpanded.
-    pub placeholder: Value,
-    /// Whose data it is.
-    pub roles: Vec<String>,
-    /// `any` or `all`: whose erasure hides it.
-    pub erase_when: &'static str,
 }
 
 impl Registry {
@@ -365,22 +327,6 @@ impl SchemaVersion {
     fn new(version: u32, compiled: Arc<Compiled>) -> Self {
         let (schema, marks) = (Arc::clone(&compiled.schema), Arc::clone(&compiled.fields));
         Self { version, schema, deprecated: false, marks, compiled }
-    }
-}
-
-impl InventoryItem {
-    fn new(event_type: &EventType, version: u32, mark: &FieldMark) -> Self {
-        Self {
-            event_type: event_type.to_string(),
-            version,
-            pointer: mark.pointer.to_string(),
-            category: mark.category.clone(),
-            special: mark.special,
-            purposes: mark.purposes.iter().map(ToString::to_string).collect(),
-            placeholder: mark.placeholder.value().clone(),
-            roles: mark.roles.clone(),
-            erase_when: if mark.joint || mark.roles.len() == 1 { "any" } else { "all" },
-        }
     }
 }
 

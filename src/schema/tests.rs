@@ -1,1 +1,0 @@
-//! The registry from the outside: real inputs, hostile ones, and the invariants.
