@@ -1,0 +1,303 @@
+//! What handlers are given: the caller, the body, the query, preconditions.
+//!
+//! Owns: parsing of headers and query strings, and the limits of a body. Must not know: what is done with them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde_json::Value;
+
+use super::problem::Problem;
+use crate::app::App;
+use crate::auth::{Permission, Principal, Role};
+use crate::event::json::parse;
+use crate::event::{ExpectedRevision, Revision};
+use crate::read::{Purposes, Redaction, Viewer};
+
+/// The state of every handler.
+pub type Shared = Arc<App>;
+
+/// The authenticated caller.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// Who.
+    pub principal: Arc<Principal>,
+    /// Request id.
+    pub request: String,
+}
+
+impl Caller {
+    /// Refuses with 403 unless a role has the permission.
+    ///
+    /// # Errors
+    /// 403 `forbidden`, naming the roles that may.
+    pub fn require(&self, permission: Permission) -> Result<(), Problem> {
+        if self.principal.may(permission) {
+            return Ok(());
+        }
+        let roles: Vec<&str> = permission.roles().iter().map(|role| role.as_str()).collect();
+        Err(Problem::forbidden("This key has no role that may do this").with("roles", roles))
+    }
+
+    /// What this caller sees of personal data, by roles, granted purposes and the request's headers.
+    ///
+    /// # Errors
+    /// 400 for bad headers or parameters, 403 `purpose-not-permitted` for a purpose that was not granted.
+    pub fn viewer(&self, headers: &HeaderMap, query: &mut Query, route: &'static str) -> Result<Viewer, Problem> {
+        let purpose = text_header(headers, "oubliette-purpose", 64)?;
+        let reason = text_header(headers, "oubliette-reason", 500)?.unwrap_or_default();
+        let redaction = match query.take("redaction")?.as_deref() {
+            None | Some("typed") => Redaction::Typed,
+            Some("marker") => Redaction::Marker,
+            Some("null") => Redaction::Null,
+            Some("omit") => Redaction::Omit,
+            Some(_) => return Err(Problem::parameter("redaction", "is typed, marker, null or omit")),
+        };
+        let partial = match query.take("partial")?.as_deref() {
+            None => false,
+            Some("allow") => true,
+            Some(_) => return Err(Problem::parameter("partial", "can only be allow")),
+        };
+        let purposes = self.purposes(purpose.as_deref(), &reason)?;
+        let principal = self.principal.id.clone();
+        Ok(Viewer { principal, purposes, redaction, partial, reason, route, request: self.request.clone() })
+    }
+
+    fn purposes(&self, stated: Option<&str>, reason: &str) -> Result<Purposes, Problem> {
+        use crate::auth::PurposeGrant;
+        let who = &self.principal;
+        // An officer without the reader's role sees values only with a stated ground (Art. 18(2)).
+        let reads = who.has(Role::PiiReader) || (who.has(Role::Dpo) && !reason.is_empty());
+        match stated {
+            Some(purpose) if !reads || !who.may_read_for(purpose) => Err(Problem::new(
+                StatusCode::FORBIDDEN,
+                "purpose-not-permitted",
+                "This key may not read personal data for that purpose",
+            )),
+            Some(purpose) => Ok(Purposes::These(vec![purpose.to_owned()])),
+            None if !reads => Ok(Purposes::None),
+            None => Ok(match &who.grant.purposes {
+                PurposeGrant::All(_) => Purposes::All,
+                PurposeGrant::These(list) if list.is_empty() => Purposes::None,
+                PurposeGrant::These(list) => Purposes::These(list.clone()),
+            }),
+        }
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let missing = || Problem::new(StatusCode::UNAUTHORIZED, "unauthenticated", "An API key is needed");
+        parts.extensions.get::<Self>().cloned().ok_or_else(missing)
+    }
+}
+
+/// A header's text, if it is there: visible ASCII and spaces, at most `limit` bytes.
+///
+/// # Errors
+/// 400 `invalid-parameter`.
+pub fn text_header(headers: &HeaderMap, name: &'static str, limit: usize) -> Result<Option<String>, Problem> {
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(Problem::parameter(name, "comes twice"));
+    }
+    match value.to_str() {
+        Ok(text) if (1..=limit).contains(&text.len()) => Ok(Some(text.to_owned())),
+        _ => Err(Problem::parameter(name, "is empty, too long or not plain ASCII")),
+    }
+}
+
+/// A body that was read whole, within the limits of size and time.
+pub struct Body(pub Bytes);
+
+impl FromRequest<Shared> for Body {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &Shared) -> Result<Self, Problem> {
+        let limits = &app.config.limits;
+        let encoded = request.headers().get(header::CONTENT_ENCODING);
+        if encoded.is_some_and(|coding| coding != HeaderValue::from_static("identity")) {
+            return Err(Problem::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported-media-type",
+                "Content codings are not supported",
+            ));
+        }
+        let body = Limited::new(request.into_body(), limits.body_bytes).collect();
+        let slow = || Problem::new(StatusCode::REQUEST_TIMEOUT, "body-timeout", "The body came too slowly");
+        match tokio::time::timeout(limits.body_timeout, body).await.map_err(|_| slow())? {
+            Ok(body) => Ok(Self(body.to_bytes())),
+            Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => Err(Problem::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "body-too-large",
+                format!("A body has at most {} bytes", limits.body_bytes),
+            )),
+            Err(_) => Err(Problem::new(StatusCode::BAD_REQUEST, "body-broken", "The body ended early")),
+        }
+    }
+}
+
+/// A JSON body, strictly parsed.
+pub struct Json(pub Value);
+
+impl FromRequest<Shared> for Json {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &Shared) -> Result<Self, Problem> {
+        let media = media_type(request.headers())?;
+        if !matches!(media.as_str(), "" | "application/json") {
+            return Err(unsupported("application/json"));
+        }
+        let Body(bytes) = Body::from_request(request, app).await?;
+        Ok(Self(parse(&bytes, app.config.limits.json())?))
+    }
+}
+
+impl Json {
+    /// The body as a type, with unknown members refused by the type.
+    ///
+    /// # Errors
+    /// 422 `invalid-body`. Serde's message could quote a value, so only the place of the mistake is told.
+    pub fn into<T: serde::de::DeserializeOwned>(self) -> Result<T, Problem> {
+        serde_json::from_value(self.0).map_err(|error| {
+            let text = error.to_string();
+            // Names of members are ours; anything else in the message could come from the caller.
+            let safe = text.starts_with("missing field") || text.starts_with("unknown field");
+            let title = if safe { format!("The body is not valid: {}", strip_values(&text)) } else {
+                "The body does not have the documented shape".into()
+            };
+            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-body", title)
+        })
+    }
+}
+
+/// `unknown field` quotes the caller's key; only the expected ones are kept.
+fn strip_values(text: &str) -> String {
+    match text.split_once(", expected") {
+        Some((_, expected)) => format!("unknown member, expected{expected}"),
+        None => text.to_owned(),
+    }
+}
+
+/// The media type without parameters, lower case; empty when there is none.
+///
+/// # Errors
+/// 415 for a charset other than UTF-8 or an unreadable header.
+pub fn media_type(headers: &HeaderMap) -> Result<String, Problem> {
+    let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(String::new()) };
+    let text = value.to_str().map_err(|_| unsupported("application/json"))?.to_ascii_lowercase();
+    let mut parts = text.split(';').map(str::trim);
+    let media = parts.next().unwrap_or_default().to_owned();
+    if parts.any(|part| part.starts_with("charset=") && part.trim_matches('"') != "charset=utf-8") {
+        return Err(unsupported("charset=utf-8"));
+    }
+    Ok(media)
+}
+
+/// 415, naming what is taken.
+pub fn unsupported(accepted: &str) -> Problem {
+    Problem::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "unsupported-media-type",
+        format!("This takes {accepted}"),
+    )
+}
+
+/// The query string: every parameter at most once, unknown ones refused by [`Query::finish`].
+#[derive(Debug)]
+pub struct Query(BTreeMap<String, String>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Query {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let text = parts.uri.query().unwrap_or_default();
+        let pairs: axum::extract::Query<Vec<(String, String)>> =
+            axum::extract::Query::try_from_uri(&parts.uri).map_err(|_| Problem::parameter("query", "is not readable"))?;
+        let mut map = BTreeMap::new();
+        for (key, value) in pairs.0 {
+            if map.insert(key, value).is_some() {
+                return Err(Problem::parameter("query", "names a parameter twice"));
+            }
+        }
+        debug_assert!(map.len() <= text.len());
+        Ok(Self(map))
+    }
+}
+
+impl Query {
+    /// A parameter's text; empty counts as a mistake.
+    ///
+    /// # Errors
+    /// 400 `invalid-parameter`.
+    pub fn take(&mut self, name: &'static str) -> Result<Option<String>, Problem> {
+        match self.0.remove(name) {
+            Some(text) if text.is_empty() => Err(Problem::parameter(name, "is empty")),
+            other => Ok(other),
+        }
+    }
+
+    /// A number within a range.
+    ///
+    /// # Errors
+    /// 400 `invalid-parameter`.
+    pub fn number(&mut self, name: &'static str, range: std::ops::RangeInclusive<u64>) -> Result<Option<u64>, Problem> {
+        let Some(text) = self.take(name)? else { return Ok(None) };
+        let number = text.parse::<u64>().ok().filter(|n| range.contains(n));
+        let wanted = format!("is not a number from {} to {}", range.start(), range.end());
+        number.map(Some).ok_or_else(|| Problem::parameter(name, &wanted))
+    }
+
+    /// A copy of everything, for binding a cursor to its query.
+    pub fn canonical(&self) -> String {
+        self.0.iter().map(|(key, value)| format!("{}:{key}={}:{value};", key.len(), value.len())).collect()
+    }
+
+    /// Refuses what no handler took.
+    ///
+    /// # Errors
+    /// 400 `invalid-parameter`.
+    pub fn finish(self) -> Result<(), Problem> {
+        if self.0.is_empty() { Ok(()) } else { Err(Problem::parameter("query", "has a parameter unknown here")) }
+    }
+}
+
+/// `If-Match` and `If-None-Match: *` as an expected revision.
+///
+/// # Errors
+/// 400 when they are not of the form `"r41"`, or both are given.
+pub fn expected_by_header(headers: &HeaderMap) -> Result<Option<ExpectedRevision>, Problem> {
+    let exact = text_header(headers, "if-match", 200)?;
+    let none = text_header(headers, "if-none-match", 200)?;
+    match (exact.as_deref(), none.as_deref()) {
+        (None, None) => Ok(None),
+        (Some("*"), None) => Ok(Some(ExpectedRevision::Exists)),
+        (None, Some("*")) => Ok(Some(ExpectedRevision::NoStream)),
+        (Some(tag), None) => revision_of_tag(tag)
+            .map(|revision| Some(ExpectedRevision::Exact(revision)))
+            .ok_or_else(|| Problem::parameter("if-match", "is not an ETag of a stream, like \"r41\"")),
+        _ => Err(Problem::parameter("if-match", "and if-none-match cannot be combined so")),
+    }
+}
+
+/// The revision in `"r41"` or `"r41.e7-…"`.
+fn revision_of_tag(tag: &str) -> Option<Revision> {
+    let inner = tag.strip_prefix('"')?.strip_suffix('"')?.strip_prefix('r')?;
+    let digits = inner.split('.').next()?;
+    (digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok().map(Revision)).flatten()
+}
+
+/// `Prefer: wait=N` in seconds, at most `most` (RFC 7240).
+pub fn prefer_wait(headers: &HeaderMap, most: u64) -> Option<std::time::Duration> {
+    let prefer = headers.get("prefer")?.to_str().ok()?;
+    let seconds = prefer.split([',', ';']).find_map(|part| part.trim().strip_prefix("wait=")?.parse::<u64>().ok())?;
+    Some(std::time::Duration::from_secs(seconds.min(most)))
+}
