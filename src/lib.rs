@@ -15,3 +15,4 @@ pub mod keystore;
 pub mod sealing;
 pub mod eventlog;
 pub mod audit;
+pub mod cli;

@@ -1,0 +1,5 @@
+//! `oubliette bench`.
+
+pub mod driver;
+pub mod histogram;
+pub mod response;
