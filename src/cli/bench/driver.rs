@@ -107,13 +107,13 @@ pub struct Reply<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     /// The connection could not be made, or broke.
-    #[error("connection failed: {0}")]
+    #[error("connection failed")]
     Io(#[from] std::io::Error),
     /// The server closed the connection before the reply was whole.
     #[error("the server closed the connection before its reply was whole")]
     Closed,
     /// The reply was not HTTP.
-    #[error("the reply is not HTTP/1.1: {0}")]
+    #[error("the reply is not HTTP/1.1")]
     Malformed(#[from] Malformed),
 }
 

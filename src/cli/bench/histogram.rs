@@ -130,9 +130,9 @@ mod tests {
         for nanos in 0..5000u64 {
             let duration = Duration::from_nanos(nanos * nanos);
             if nanos % 3 == 0 {
-                left.record(duration)
+                left.record(duration);
             } else {
-                right.record(duration)
+                right.record(duration);
             }
             both.record(duration);
         }

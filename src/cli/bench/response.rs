@@ -318,6 +318,6 @@ mod tests {
         assert_eq!(refuse(b"HTTP/1.1 200 OK\r\nno colon\r\n"), Malformed::Header);
         assert_eq!(refuse(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"), Malformed::Chunk);
         assert_eq!(refuse(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nab\r\n"), Malformed::Chunk);
-        assert_eq!(refuse(&[b'x'; LINE_LIMIT + 1]), Malformed::Line);
+        assert_eq!(refuse(&vec![b'x'; LINE_LIMIT + 1]), Malformed::Line);
     }
 }

@@ -204,6 +204,15 @@ mod tests {
         assert_eq!(resident_bytes("Name:\tx\n"), None);
     }
 
+    #[tokio::test]
+    async fn a_server_that_ends_at_once_leaves_its_log() {
+        let parent = tempfile::tempdir().unwrap();
+        // The program that runs here is the test binary, which does not know the command `serve --dev …`.
+        let error = Spawned::start(parent.path(), "tag", false).await.err().unwrap();
+        assert!(error.to_string().contains("ended at once"), "{error}");
+        assert!(parent.path().join("oubliette-bench-tag/server.log").exists());
+    }
+
     #[test]
     fn files_are_listed_with_what_they_take() {
         let directory = tempfile::tempdir().unwrap();

@@ -331,7 +331,11 @@ pub fn unexpected(reply: Reply<'_>) -> anyhow::Error {
     anyhow::anyhow!("the server answered {} {} {} {pointer}", reply.status, text("code"), text("title"))
 }
 
-async fn come_back_later(reply: Reply<'_>, step: &mut Step) -> anyhow::Result<()> {
+/// Pauses if the server asked for it with 429 or 503, so that the caller can send the same again.
+///
+/// # Errors
+/// Any other answer, see [`unexpected`].
+pub async fn come_back_later(reply: Reply<'_>, step: &mut Step) -> anyhow::Result<()> {
     if !matches!(reply.status, 429 | 503) {
         return Err(unexpected(reply));
     }
