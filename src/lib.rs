@@ -24,3 +24,4 @@ pub mod telemetry;
 pub mod config;
 pub mod app;
 pub mod http;
+pub mod cli;

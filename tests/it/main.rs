@@ -3,4 +3,5 @@
 mod conformance;
 mod faulty;
 mod keystore_sqlite;
+mod population;
 mod vectors;

@@ -1,0 +1,313 @@
+//! `oubliette bench`: how fast is it, here, with encryption on?
+//!
+//! Owns: the command's options and the order of preparations, workloads and repeats. Must not know: the server's
+//! inside: everything goes through the REST API, as it would for any other client. Keeps: what was not measured
+//! (preparations, warm-up) is not counted in any rate, and a server started here ends with the command.
+
+pub mod driver;
+pub mod histogram;
+pub mod load;
+pub mod payload;
+pub mod report;
+pub mod response;
+pub mod spawn;
+pub mod workloads;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use clap::{Args, ValueEnum};
+
+use self::driver::{Connection, Request, Target};
+use self::load::{Tally, Window, closed_loop};
+use self::report::{Measurement, Report};
+use self::spawn::Spawned;
+use self::workloads::{Appender, BATCH, BatchJob, BatchWriter, Forgetter, Scanner, StreamReader, Who};
+use crate::secret::Entropy;
+
+/// Clients of the batch workload, of reading, and of all preparations.
+const FEW: u64 = 8;
+/// Events of a person who is forgotten in the `forget` workload.
+const EVENTS_PER_FORGOTTEN: u64 = 10;
+
+/// Measures a server through its REST API.
+///
+/// The API key is taken from `OUBLIETTE_API_KEY` (default `dev`); it must be allowed to register schemas, append, read
+/// personal data and forget. Everything goes to streams `bench-…` of people `p0`, `p1`, …; never run it against a
+/// store that matters.
+#[derive(Args, Clone, Debug)]
+pub struct BenchArgs {
+    /// Address of a running server.
+    #[arg(long, default_value = "http://127.0.0.1:7017", conflicts_with = "spawn")]
+    pub server: String,
+    /// Start a server for the benchmark, in a fresh directory, and report its CPU time, memory and disk space too.
+    #[arg(long)]
+    pub spawn: bool,
+    /// Where the started server makes its fresh directory; chooses the disk. Default: the system's temporary directory.
+    #[arg(long, requires = "spawn")]
+    pub data_dir: Option<PathBuf>,
+    /// Leave the started server's directory behind.
+    #[arg(long, requires = "spawn")]
+    pub keep: bool,
+    /// What to measure, in this order.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "w3,w4,w5,w1,w2,w6,forget")]
+    pub workloads: Vec<Workload>,
+    /// Length of each measurement of w1, w2, w4 and w6, in seconds.
+    #[arg(long, default_value_t = 10.0)]
+    pub seconds: f64,
+    /// What precedes each of them without being counted, in seconds.
+    #[arg(long, default_value_t = 2.0)]
+    pub warmup: f64,
+    /// How often to measure each workload.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    pub repeat: u32,
+    /// People whom the events are about.
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub people: u64,
+    /// Events that w3 appends.
+    #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(BATCH..))]
+    pub events: u64,
+    /// People with ten events each whom `forget` forgets.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    pub forget_people: u64,
+    /// With `forget`, forget also one person with so many events [default if given without number: 100000].
+    #[arg(long, num_args = 0..=1, default_missing_value = "100000")]
+    pub forget_large: Option<u64>,
+    /// Form of the result.
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Workload {
+    /// One client appends single events with expected revisions.
+    W1,
+    /// 64 clients with 4 streams each append single events with expected revisions.
+    W2,
+    /// 8 clients append batches of 100 events to fresh streams.
+    W3,
+    /// 8 clients read streams of 100 events with personal values opened.
+    W4,
+    /// One client reads the whole log as NDJSON.
+    W5,
+    /// 16 clients append to one stream with expected revisions and retry on conflicts.
+    W6,
+    /// One client forgets people, one after the other.
+    Forget,
+}
+
+/// Form of the result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// Lines for people.
+    Table,
+    /// One JSON document with every measurement.
+    Json,
+}
+
+/// Runs the command and prints its result to standard output, progress to standard error.
+///
+/// # Errors
+/// The server cannot be reached or started, or answers otherwise than the API says.
+pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
+    ensure!(args.seconds > 0.0 && args.seconds <= 86_400.0, "--seconds must lie between 0 and a day");
+    ensure!(args.warmup >= 0.0 && args.warmup <= 86_400.0, "--warmup must lie between 0 and a day");
+    let key = std::env::var("OUBLIETTE_API_KEY").unwrap_or_else(|_| "dev".to_owned());
+    let tag = fresh_tag()?;
+    let server = if args.spawn {
+        let parent = args.data_dir.clone().unwrap_or_else(std::env::temp_dir);
+        Some(Spawned::start(&parent, &tag, args.keep).await?)
+    } else {
+        None
+    };
+    let url = server.as_ref().map_or(args.server.as_str(), Spawned::url);
+    let target = Target::new(url, &key)?;
+    let output = args.output;
+    let mut bench = Bench { args, target, tag, server, filled: None, appended: 0, measurements: Vec::new() };
+    bench.prepare().await?;
+    for repeat in 0..bench.args.repeat {
+        for workload in bench.args.workloads.clone() {
+            bench.measure(workload, repeat).await?;
+        }
+    }
+    let report = bench.finish().await?;
+    let text = match output {
+        Output::Table => report::table(&report),
+        Output::Json => serde_json::to_string_pretty(&report)? + "\n",
+    };
+    std::io::stdout().write_all(text.as_bytes()).context("cannot write the result")
+}
+
+/// Registers a version of a schema; the same schema twice is no error.
+///
+/// # Errors
+/// The server refuses it.
+pub async fn register_schema(connection: &mut Connection, event_type: &str, schema: &[u8]) -> anyhow::Result<()> {
+    let path = format!("/v1/schemas/{event_type}/versions");
+    let reply = connection.call(Request::post(&path, schema)).await?;
+    ensure!(matches!(reply.status, 200 | 201), workloads::unexpected(reply));
+    Ok(())
+}
+
+struct Bench {
+    args: BenchArgs,
+    target: Target,
+    /// Makes stream names and the ids of people to be forgotten new in every run.
+    tag: String,
+    server: Option<Spawned>,
+    /// Prefix and number of full streams that w4 can read.
+    filled: Option<(Arc<str>, u64)>,
+    appended: u64,
+    measurements: Vec<Measurement>,
+}
+
+impl Bench {
+    /// Registers the schema and gives everybody their first event, so that no measurement pays for making keys.
+    async fn prepare(&mut self) -> anyhow::Result<()> {
+        let mut connection =
+            Connection::open(&self.target).await.with_context(|| format!("at {}", self.target.authority()))?;
+        register_schema(&mut connection, payload::EVENT_TYPE, payload::SCHEMA.as_bytes()).await?;
+        progress(&format!("preparing {} people", self.args.people))?;
+        let who = Who::Each { events: 1, suffix: "".into() };
+        self.fill("people", self.args.people, who).await?;
+        Ok(())
+    }
+
+    async fn measure(&mut self, workload: Workload, repeat: u32) -> anyhow::Result<()> {
+        match workload {
+            Workload::W1 => self.append("w1", repeat, 1, 1).await,
+            Workload::W2 => self.append("w2", repeat, 64, 4).await,
+            Workload::W3 => self.batches(repeat).await,
+            Workload::W4 => self.read(repeat).await,
+            Workload::W5 => {
+                let cpu = self.begin("w5", repeat)?;
+                let tally = closed_loop(&self.target, vec![Scanner::default()], Window::UntilDone).await?;
+                self.end("w5", "events", repeat, &tally, cpu)
+            }
+            Workload::W6 => self.append("w6", repeat, 16, 0).await,
+            Workload::Forget => {
+                self.forget("forget", repeat, self.args.forget_people, EVENTS_PER_FORGOTTEN).await?;
+                match self.args.forget_large {
+                    Some(events) => self.forget("forget-large", repeat, 1, events).await,
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+
+    /// Single events; `own` streams for each client, or one stream for all of them if that is 0.
+    async fn append(&mut self, name: &'static str, repeat: u32, clients: u64, own: u64) -> anyhow::Result<()> {
+        let stream = |client: u64, n: u64| format!("bench-{}-{name}-{repeat}-{client}-{n}", self.tag);
+        let streams = |client| match own {
+            0 => vec![stream(0, 0)],
+            own => (0..own).map(|n| stream(client, n)).collect(),
+        };
+        let seed = |client| u64::from(repeat) << 32 | client;
+        let workers =
+            (0..clients).map(|client| Appender::new(streams(client), self.args.people, seed(client))).collect();
+        let cpu = self.begin(name, repeat)?;
+        let tally = closed_loop(&self.target, workers, self.window()).await?;
+        self.appended += tally.units_in_all;
+        self.end(name, "events", repeat, &tally, cpu)
+    }
+
+    async fn batches(&mut self, repeat: u32) -> anyhow::Result<()> {
+        let cpu = self.begin("w3", repeat)?;
+        let tally = self.fill(&format!("w3-{repeat}"), self.args.events, Who::Anyone(self.args.people)).await?;
+        self.end("w3", "events", repeat, &tally, cpu)
+    }
+
+    async fn read(&mut self, repeat: u32) -> anyhow::Result<()> {
+        if self.filled.is_none() {
+            progress(&format!("preparing {} events to read", self.args.events))?;
+            self.fill("fill", self.args.events, Who::Anyone(self.args.people)).await?;
+        }
+        let (prefix, streams) = self.filled.clone().context("there is no stream to read")?;
+        let workers = (0..FEW).map(|client| StreamReader::new(prefix.clone(), streams, client)).collect();
+        let cpu = self.begin("w4", repeat)?;
+        let tally = closed_loop(&self.target, workers, self.window()).await?;
+        self.end("w4", "events", repeat, &tally, cpu)
+    }
+
+    async fn forget(&mut self, name: &'static str, repeat: u32, people: u64, events: u64) -> anyhow::Result<()> {
+        progress(&format!("preparing {people} x {events} events to forget"))?;
+        let suffix: Arc<str> = format!("-{}-{name}-{repeat}", self.tag).into();
+        let who = Who::Each { events, suffix: suffix.clone() };
+        self.fill(&format!("{name}-{repeat}"), people * events, who).await?;
+        let cpu = self.begin(name, repeat)?;
+        let tally = closed_loop(&self.target, vec![Forgetter::new(suffix, 0..people)], Window::UntilDone).await?;
+        self.end(name, "people", repeat, &tally, cpu)
+    }
+
+    /// Appends so many events in batches to fresh streams.
+    async fn fill(&mut self, name: &str, events: u64, who: Who) -> anyhow::Result<Tally> {
+        let prefix = format!("bench-{}-{name}", self.tag);
+        let readable = matches!(who, Who::Anyone(_));
+        let job = BatchJob { prefix: prefix.clone(), events, who, next: Default::default() };
+        let tally = closed_loop(&self.target, BatchWriter::team(job, FEW), Window::UntilDone).await?;
+        self.appended += tally.units_in_all;
+        if readable {
+            self.filled = Some((prefix.into(), events / BATCH));
+        }
+        Ok(tally)
+    }
+
+    fn window(&self) -> Window {
+        Window::Timed {
+            warmup: Duration::from_secs_f64(self.args.warmup),
+            measure: Duration::from_secs_f64(self.args.seconds),
+        }
+    }
+
+    fn begin(&self, name: &str, repeat: u32) -> anyhow::Result<Option<f64>> {
+        progress(&format!("{name}, {} of {}", repeat + 1, self.args.repeat))?;
+        Ok(self.server.as_ref().and_then(Spawned::cpu_seconds))
+    }
+
+    fn end(
+        &mut self,
+        name: &'static str,
+        unit: &'static str,
+        repeat: u32,
+        tally: &Tally,
+        cpu_before: Option<f64>,
+    ) -> anyhow::Result<()> {
+        let cpu_after = self.server.as_ref().and_then(Spawned::cpu_seconds);
+        let cpu = cpu_before.zip(cpu_after).map(|(before, after)| after - before);
+        let measurement = Measurement::new(name, unit, repeat, tally, cpu);
+        progress(&format!("  {:.0} {unit}/s, p50 {:.2} ms", measurement.rate, measurement.latency_ms.p50))?;
+        self.measurements.push(measurement);
+        Ok(())
+    }
+
+    async fn finish(self) -> anyhow::Result<Report> {
+        let server = match self.server {
+            Some(server) => Some(server.stop(self.appended).await?),
+            None => None,
+        };
+        Ok(Report {
+            version: env!("CARGO_PKG_VERSION"),
+            events_appended: self.appended,
+            summary: report::summarise(&self.measurements),
+            measurements: self.measurements,
+            server,
+        })
+    }
+}
+
+/// Six letters; no digits, so that no name made with it can look like a number of a person.
+fn fresh_tag() -> anyhow::Result<String> {
+    let bytes = Entropy::system().draw::<6>()?;
+    Ok(bytes.iter().map(|byte| char::from(b'a' + byte % 26)).collect())
+}
+
+fn progress(text: &str) -> anyhow::Result<()> {
+    writeln!(std::io::stderr(), "{text}").context("cannot write progress")
+}
+
+#[cfg(test)]
+mod tests;
