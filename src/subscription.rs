@@ -159,7 +159,7 @@ impl Follower {
         let last = page.events.last();
         self.next = match (page.next, self.subscription.stream.is_some()) {
             (Some(next), _) => next,
-            (None, true) => self.next + page.events.len() as u64,
+            (None, true) => last.map_or(self.next, |event| event.revision.0 + 1),
             (None, false) => last.map_or(self.next, |event| event.position.0 + 1),
         };
     }

@@ -245,6 +245,11 @@ impl Query {
         }
     }
 
+    /// Whether a parameter is there, with or without a value.
+    pub fn flag(&mut self, name: &'static str) -> bool {
+        self.0.remove(name).is_some()
+    }
+
     /// A number within a range.
     ///
     /// # Errors

@@ -135,10 +135,10 @@ pub struct Rendered {
 pub struct RenderedEvent {
     /// Position.
     pub position: Position,
+    /// Revision in its stream.
+    pub revision: Revision,
     /// Whether it is one of the system's own.
     pub system: bool,
-    /// Event type.
-    pub event_type: String,
     /// JSON text.
     pub json: Vec<u8>,
 }

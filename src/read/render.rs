@@ -93,8 +93,8 @@ impl Renderer<'_> {
         out.push('}');
         Ok(RenderedEvent {
             position: event.position,
+            revision: event.revision,
             system: event.stream.is_system(),
-            event_type: event.event_type.to_string(),
             json: out.into_bytes(),
         })
     }

@@ -1,0 +1,49 @@
+//! Liveness, readiness, metrics.
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use super::extract::{Query, Shared};
+use super::problem::{Problem, ProblemBody};
+
+/// Whether the process answers.
+#[utoipa::path(get, path = "/livez", tag = "health",
+    responses((status = 200, description = "It does", body = String, content_type = "text/plain")))]
+pub async fn livez() -> &'static str {
+    "ok\n"
+}
+
+/// Whether everything that requests need works; `?verbose` lists each check.
+#[utoipa::path(get, path = "/readyz", tag = "health",
+    params(("verbose" = Option<String>, Query, description = "Present: list the checks")),
+    responses((status = 200, description = "Ready", body = Value), (status = 503, description = "Not ready", body = Value),
+        (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json")))]
+pub async fn readyz(State(app): State<Shared>, mut query: Query) -> Result<Response, Problem> {
+    // `?verbose` has no value, which `take` would refuse.
+    let verbose = query.flag("verbose");
+    query.finish()?;
+    let log = app.log.head().await.map_or("unavailable", |_| "ok");
+    let keystore = app.keys.keystore().stats().await.map_or("unavailable", |_| "ok");
+    let record = if app.is_level() { "ok" } else { "behind" };
+    let full = app.writer.waiting() >= app.config.limits.writer_queue;
+    let writer = if full { "full" } else { "ok" };
+    let checks = [("log", log), ("key_store", keystore), ("erasure_record", record), ("writer", writer)];
+    let ready = checks.iter().all(|(_, state)| *state == "ok");
+    let mut body = json!({"status": if ready { "ready" } else { "not-ready" }});
+    if verbose {
+        body["checks"] = checks.iter().map(|(name, state)| ((*name).to_owned(), json!(state))).collect::<Value>();
+    }
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Ok((status, axum::Json(body)).into_response())
+}
+
+/// Counters in OpenMetrics text: no stream, person or key in any label.
+#[utoipa::path(get, path = "/metrics", tag = "health",
+    responses((status = 200, description = "OpenMetrics", body = String, content_type = "application/openmetrics-text")))]
+pub async fn metrics(State(app): State<Shared>) -> Response {
+    app.metrics.writer_queue_depth.set(app.writer.waiting() as i64);
+    let media = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, media)], app.metrics.encode()).into_response()
+}

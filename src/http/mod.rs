@@ -1,0 +1,207 @@
+//! REST over HTTP/1.1: routes, authentication, limits.
+//!
+//! Owns: the list of routes and what happens to every request. No SQL here, and nothing below this module knows HTTP.
+
+pub mod admin;
+pub mod append;
+pub mod cursor;
+pub mod docs;
+pub mod extract;
+pub mod forget;
+pub mod health;
+pub mod live;
+mod parse;
+pub mod problem;
+pub mod read;
+pub mod schemas;
+pub mod serve;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use tokio::sync::Semaphore;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::app::App;
+use crate::event::uuid_v7;
+use extract::{Caller, Shared};
+use problem::{Problem, REQUEST_ID};
+
+/// Paths that need no API key.
+const OPEN: [&str; 6] = ["/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/rapidoc.js"];
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Oubliette",
+        description = "An event store that can forget a person: personal data is sealed per data subject and purpose, \
+                       and forgetting destroys the keys."
+    ),
+    components(schemas(problem::ProblemBody, problem::ProblemError)),
+    modifiers(&docs::Security)
+)]
+struct Document;
+
+fn api() -> OpenApiRouter<Shared> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(append::append_to_stream, read::read_stream))
+        .routes(routes!(append::append_to_streams, read::read_all))
+        .routes(routes!(read::list_streams))
+        .routes(routes!(read::stream_head))
+        .routes(routes!(schemas::list_types))
+        .routes(routes!(schemas::show_type))
+        .routes(routes!(schemas::register))
+        .routes(routes!(schemas::show_version))
+        .routes(routes!(schemas::deprecate))
+        .routes(routes!(schemas::check))
+        .routes(routes!(schemas::change_settings))
+        .routes(routes!(schemas::inventory))
+        .routes(routes!(schemas::list_categories))
+        .routes(routes!(schemas::show_category, schemas::change_category))
+        .routes(routes!(forget::open, forget::list))
+        .routes(routes!(forget::show))
+        .routes(routes!(forget::approve))
+        .routes(routes!(forget::reject))
+        .routes(routes!(forget::cancel))
+        .routes(routes!(forget::forget))
+        .routes(routes!(forget::reauthorize))
+        .routes(routes!(admin::issue_key, admin::list_keys))
+        .routes(routes!(admin::revoke_key))
+        .routes(routes!(admin::keys))
+        .routes(routes!(admin::checkpoint))
+        .routes(routes!(admin::audit_keys))
+        .routes(routes!(admin::access_log))
+        .routes(routes!(health::livez))
+        .routes(routes!(health::readyz))
+        .routes(routes!(health::metrics))
+}
+
+/// The OpenAPI 3.1 document, generated from the handlers.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    api().split_for_parts().1
+}
+
+/// Every route with its state and its middleware.
+pub fn router(app: Arc<App>) -> Router {
+    let (router, document) = api().split_for_parts();
+    let gate = Arc::new(Semaphore::new(app.config.limits.concurrency));
+    let shell = Shell { app: Arc::clone(&app), gate };
+    router
+        .merge(docs::routes(&document))
+        .fallback(|| async { Problem::not_found() })
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(axum::middleware::from_fn_with_state(shell, around))
+        .with_state(app)
+}
+
+/// Route templates, for metrics.
+pub fn route_templates() -> Vec<String> {
+    let mut paths: Vec<String> = openapi().paths.paths.keys().cloned().collect();
+    paths.extend(["/openapi.json", "/docs", "/docs/rapidoc.js"].map(str::to_owned));
+    paths
+}
+
+async fn method_not_allowed() -> Problem {
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "This resource has no such method")
+}
+
+#[derive(Clone)]
+struct Shell {
+    app: Shared,
+    gate: Arc<Semaphore>,
+}
+
+/// What happens to every request: an id, the limits, authentication, counting, one log line without personal data.
+async fn around(State(shell): State<Shell>, mut request: Request, next: Next) -> Response {
+    let app = &shell.app;
+    let began = Instant::now();
+    let id = app.entropy.draw().map_or_else(
+        |_| "unknown".to_owned(),
+        |random| uuid::Uuid::from_bytes(uuid_v7(app.clock.now(), random)).to_string(),
+    );
+    let method = request.method().clone();
+    let template = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let response = REQUEST_ID
+        .scope(id.clone(), async {
+            if request.uri().to_string().len() > app.config.limits.uri_bytes {
+                let title = format!("A request target has at most {} bytes", app.config.limits.uri_bytes);
+                return Problem::new(StatusCode::URI_TOO_LONG, "uri-too-long", title).into_response();
+            }
+            let Ok(_permit) = shell.gate.try_acquire() else {
+                return problem::unavailable("too-many-requests", "Too many requests at once").into_response();
+            };
+            let open = template.as_deref().is_some_and(|path| OPEN.contains(&path) || path.starts_with("/.well-known"));
+            if !open {
+                match authenticate(app, &request, &id) {
+                    Ok(caller) => drop(request.extensions_mut().insert(caller)),
+                    Err(problem) => return problem.into_response(),
+                }
+            }
+            within_time(app, template.as_deref(), next.run(request)).await
+        })
+        .await;
+    finish(app, response, &id, method.as_str(), template.as_deref(), began)
+}
+
+/// A handler may wait as long as a caller may ask it to (`Prefer: wait`), and no longer.
+async fn within_time(app: &App, template: Option<&str>, answer: impl Future<Output = Response>) -> Response {
+    let limit = match template {
+        Some("/v1/forget" | "/v1/forget-requests/{id}/approvals" | "/v1/forget-requests/{id}") => {
+            forget::LONGEST_WAIT + app.config.limits.request_timeout
+        }
+        // A check against every stored event takes as long as there are events.
+        Some("/v1/schemas/{type}/versions" | "/v1/schemas/{type}/checks") => std::time::Duration::from_secs(600),
+        _ => app.config.limits.request_timeout,
+    };
+    match tokio::time::timeout(limit, answer).await {
+        Ok(response) => response,
+        Err(_) => problem::unavailable("request-timeout", "The request took too long").into_response(),
+    }
+}
+
+fn authenticate(app: &App, request: &Request, id: &str) -> Result<Caller, Problem> {
+    let refuse = || {
+        Problem::new(StatusCode::UNAUTHORIZED, "unauthenticated", "A valid API key is needed: Authorization: Bearer …")
+            .header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
+    };
+    let value = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let secret = value.and_then(|text| text.strip_prefix("Bearer ")).ok_or_else(refuse)?;
+    let principal = app.api_keys.authenticate(secret.trim(), app.clock.now()).ok_or_else(refuse)?;
+    Ok(Caller { principal, request: id.to_owned() })
+}
+
+fn finish(
+    app: &App,
+    mut response: Response,
+    id: &str,
+    method: &str,
+    template: Option<&str>,
+    began: Instant,
+) -> Response {
+    let headers = response.headers_mut();
+    if let Ok(value) = HeaderValue::from_str(id) {
+        headers.insert("x-request-id", value);
+    }
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    let status = response.status();
+    let took = began.elapsed();
+    app.metrics.http_request(method, template, status.as_u16(), took);
+    // The template, never the path: a path can hold an identifier.
+    tracing::debug!(
+        request = id,
+        http.request.method = method,
+        http.route = template.unwrap_or("none"),
+        http.response.status_code = status.as_u16(),
+        duration_us = took.as_micros() as u64,
+        "request"
+    );
+    response
+}
