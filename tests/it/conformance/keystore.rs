@@ -486,14 +486,14 @@ pub async fn washed_files_hold_nothing_destroyed(rig: &impl Rig) {
 pub async fn residue_after_every_single_destruction(rig: &impl Rig) {
     let mut seen: Vec<(SubjectRef, Vec<u8>)> = Vec::new();
     let (mut erasure, mut dead) = (0, HashSet::new());
-    for round in 0..6 {
+    for round in 0..10 {
         let keys = rig.open();
         for n in 0..400 {
             let name = format!("r{round}-{n}");
             granted(&*keys, want(&name, &["a", "b", "a-much-longer-name-of-a-purpose"][..1 + n % 3])).await;
         }
         keys.close().await;
-        seen.extend(rig.secrets().into_iter().filter(|row| row.0.0[15] % 8 != 0 || round == 5));
+        seen.extend(rig.secrets().into_iter().filter(|row| row.0.0[15] % 8 != 0 || round == 9));
         let keys = rig.open();
         let mut people: Vec<_> = seen.iter().map(|(subject, _)| *subject).collect();
         people.sort_unstable_by_key(|subject| subject.0[7]);
