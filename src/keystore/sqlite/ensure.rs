@@ -309,10 +309,10 @@ impl Engine {
         if let Some(kek) = self.keks.borrow().get(&shard) {
             return Ok(Arc::clone(kek));
         }
-        let row: Option<([u8; 16], u32, [u8; 32], [u8; 88])> = self
+        let row = self
             .conn
             .prepare_cached("select kek_id, epoch, kid, wrapped from keks where shard = ?1")?
-            .query_row([shard], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
+            .query_row([shard], |row| Ok((row.get(0)?, row.get::<_, u32>(1)?, row.get(2)?, row.get::<_, [u8; 88]>(3)?)))
             .optional()?;
         let kek = Arc::new(match row {
             Some((id, epoch, kid, wrapped)) => {
