@@ -253,7 +253,9 @@ impl CachedKeystore {
                     if let SubjectKey::External(id) = &want.subject {
                         self.cache.put_subject(ticket, id, *subject);
                     }
-                    keys.iter().for_each(|(id, key)| self.cache.put_key(ticket, id, key, true));
+                    for (id, key) in keys {
+                        self.cache.put_key(ticket, id, key, true);
+                    }
                 }
             },
         )

@@ -159,7 +159,9 @@ impl Lease {
         let nobody = subjects.is_empty();
         entry.holds = Holds::These(subjects);
         drop(book);
-        go.into_iter().for_each(|(_, ended)| ended.notify_one());
+        for (_, ended) in go {
+            ended.notify_one();
+        }
         if nobody {
             self.held = None;
         }
@@ -207,7 +209,7 @@ mod tests {
 
     const ADA: SubjectRef = SubjectRef([1; 16]);
     const BEN: SubjectRef = SubjectRef([2; 16]);
-    const LONG: Duration = Duration::from_secs(600);
+    const LONG: Duration = Duration::from_mins(10);
 
     fn now() -> Instant {
         Instant::now()

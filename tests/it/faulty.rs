@@ -91,7 +91,7 @@ impl Faulty {
                 *left -= 1;
                 (*fault, true)
             }
-            Rate::OneIn(n) => (*fault, random % *n == 0),
+            Rate::OneIn(n) => (*fault, random.is_multiple_of(*n)),
         };
         plan.failed += u64::from(hit);
         hit.then_some(fault)

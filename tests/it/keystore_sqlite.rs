@@ -62,7 +62,10 @@ impl Rig for SqliteRig {
         let conn = self.raw();
         // From byte 28: what stands before is the same in all records of a shard.
         let mut rows = conn
-            .prepare("select subject, substr(wrapped, 29) from deks union all select subject, sealed from subjects")
+            .prepare(
+                "select subject, substr(wrapped, 29) from deks join key_slots using (slot)
+                 union all select subject, sealed from subjects join id_slots using (slot)",
+            )
             .unwrap();
         let rows = rows.query_map([], |row| Ok((SubjectRef(row.get(0)?), row.get(1)?))).unwrap();
         rows.collect::<Result<_, _>>().unwrap()
@@ -148,11 +151,15 @@ async fn a_damaged_key_is_corrupt_and_never_erased_and_its_neighbours_live() {
     let (_, bens) = granted(&*keys, want("ben", &["general"])).await;
     keys.close().await;
     rig.raw()
-        .execute("update deks set wrapped = zeroblob(88) where subject = ?1 and purpose <> '$identity'", [ada.0])
+        .execute(
+            "update key_slots set wrapped = zeroblob(88)
+             where slot in (select slot from deks where subject = ?1 and purpose <> '$identity')",
+            [ada.0],
+        )
         .unwrap();
     let keys = rig.open();
     let (bad, good) = tokio::join!(keys.fetch(vec![deks[0].0.clone()]), keys.fetch(vec![bens[0].0.clone()]));
-    assert!(matches!(bad, Err(oubliette::keystore::KeystoreError::Corrupt { table: "deks", .. })));
+    assert!(matches!(bad, Err(oubliette::keystore::KeystoreError::Corrupt { table: "key_slots", .. })));
     assert!(good.is_ok());
     // And it can still be forgotten.
     assert_eq!(keys.destroy(order(ada, &[], 1)).await.unwrap().keys.len(), 2);

@@ -1,8 +1,8 @@
 //! Destroying keys.
 //!
 //! Owns: what a destruction changes, in one transaction. Must not know: why; the erasure worker has made the intent
-//! durable before. Keeps invariant 5 together with the wash: rows are overwritten with zeros, then deleted, and a
-//! tombstone takes their place. A repeated order touches nothing that was made after it.
+//! durable before. Keeps invariant 5 together with the wash: the slot of a key is overwritten with zeros where it lies,
+//! the row that led to it is deleted, and a tombstone takes its place. A repeated order touches nothing that was made after it.
 
 use rusqlite::{OptionalExtension, params};
 
@@ -26,7 +26,10 @@ impl Engine {
         let purposes = self.purposes_to_destroy(order)?;
         for purpose in &purposes {
             self.conn
-                .prepare_cached("update deks set wrapped = zeroblob(88) where subject = ?1 and purpose = ?2")?
+                .prepare_cached(
+                    "update key_slots set wrapped = zeroblob(88)
+                     where slot in (select slot from deks where subject = ?1 and purpose = ?2)",
+                )?
                 .execute(params![order.subject.0, purpose.as_str()])?;
         }
         crash::point("destroy.zeroed");
@@ -117,16 +120,22 @@ impl Engine {
         let unlinked = match self.external_id(subject) {
             Ok(Some(id)) => self
                 .conn
-                .prepare_cached("update subject_tags set subject = null where kind = ?1 and tag = ?2 and subject = ?3")?
+                .prepare_cached(
+                    "update subject_slots set subject = zeroblob(16)
+                     where slot = (select slot from subject_tags where kind = ?1 and tag = ?2) and subject = ?3",
+                )?
                 .execute(params![EXTERNAL, self.tag(&id), subject.0])?,
             Ok(None) | Err(KeystoreError::Corrupt { .. }) => 0,
             Err(error) => return Err(error),
         };
         if unlinked == 0 {
-            self.conn.execute("update subject_tags set subject = null where subject = ?1", [subject.0])?;
+            self.conn.execute("update subject_slots set subject = zeroblob(16) where subject = ?1", [subject.0])?;
         }
         self.conn
-            .prepare_cached("update subjects set sealed = zeroblob(length(sealed)) where subject = ?1")?
+            .prepare_cached(
+                "update id_slots set sealed = zeroblob(length(sealed))
+                 where slot = (select slot from subjects where subject = ?1)",
+            )?
             .execute([subject.0])?;
         self.conn.prepare_cached("delete from subjects where subject = ?1")?.execute([subject.0])?;
         self.tally(|counts| counts.subjects -= 1);

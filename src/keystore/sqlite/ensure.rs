@@ -21,6 +21,8 @@ use crate::keystore::{Dek, DekId, Fetched, Granted, KeystoreError, Kid, Resolved
 use super::schema::NOBODY;
 use super::{Engine, Kek, millis};
 
+/// What a slot holds when its pseudonym was forgotten.
+const ZEROS: [u8; 16] = [0; 16];
 /// Kind of tag: the caller's own id.
 pub(super) const EXTERNAL: i64 = 0;
 /// Sealed external ids are padded to multiples of this, so that their length says little.
@@ -92,26 +94,28 @@ impl Engine {
     pub(super) fn external_id(&self, subject: SubjectRef) -> Result<Option<ExternalId>> {
         let sealed: Option<Vec<u8>> = self
             .conn
-            .prepare_cached("select sealed from subjects where subject = ?1")?
+            .prepare_cached("select sealed from subjects join id_slots using (slot) where subject = ?1")?
             .query_row([subject.0], |row| row.get(0))
             .optional()?;
         let Some(sealed) = sealed else { return Ok(None) };
         let Some((_, key)) = self.current(subject, &Purpose::identity())? else { return Ok(None) };
         open_id(&key, &self.id_context(subject), &sealed)
             .map(Some)
-            .ok_or(KeystoreError::Corrupt { table: "subjects", column: "sealed" })
+            .ok_or(KeystoreError::Corrupt { table: "id_slots", column: "sealed" })
     }
 
     fn look_up(&self, tag: &[u8; 32]) -> Result<Resolved> {
-        let row: Option<Option<[u8; 16]>> = self
+        let row: Option<[u8; 16]> = self
             .conn
-            .prepare_cached("select subject from subject_tags where kind = ?1 and tag = ?2")?
+            .prepare_cached(
+                "select subject from subject_tags join subject_slots using (slot) where kind = ?1 and tag = ?2",
+            )?
             .query_row(params![EXTERNAL, tag], |row| row.get(0))
             .optional()?;
         Ok(match row {
             None => Resolved::Unknown,
-            Some(None) => Resolved::Erased,
-            Some(Some(subject)) => Resolved::Known(SubjectRef(subject)),
+            Some(ZEROS) => Resolved::Erased,
+            Some(subject) => Resolved::Known(SubjectRef(subject)),
         })
     }
 
@@ -180,7 +184,10 @@ impl Engine {
     fn fetch_one(&self, id: &DekId) -> Result<Fetched> {
         let row: Option<([u8; 32], [u8; 88])> = self
             .conn
-            .prepare_cached("select kid, wrapped from deks where subject = ?1 and purpose = ?2 and generation = ?3")?
+            .prepare_cached(
+                "select kid, wrapped from deks join key_slots using (slot)
+                 where subject = ?1 and purpose = ?2 and generation = ?3",
+            )?
             .query_row(params![id.subject.0, id.purpose.as_str(), id.generation], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()?;
         if let Some((kid, wrapped)) = row {
@@ -203,8 +210,8 @@ impl Engine {
         let row: Option<(u32, [u8; 32], [u8; 88])> = self
             .conn
             .prepare_cached(
-                "select generation, kid, wrapped from deks where subject = ?1 and purpose = ?2
-                 order by generation desc limit 1",
+                "select generation, kid, wrapped from deks join key_slots using (slot)
+                 where subject = ?1 and purpose = ?2 order by generation desc limit 1",
             )?
             .query_row(params![subject.0, purpose.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
             .optional()?;
@@ -224,24 +231,43 @@ impl Engine {
         let context = self.context(&kek, &subject, purpose, generation);
         unwrap(kek.key.secret(), &context, wrapped, &kid)
             .map(Arc::new)
-            .map_err(|_| KeystoreError::Corrupt { table: "deks", column: "wrapped" })
+            .map_err(|_| KeystoreError::Corrupt { table: "key_slots", column: "wrapped" })
     }
 
     fn make_person(&self, id: &ExternalId, tag: &[u8; 32]) -> Result<SubjectRef> {
         let subject = SubjectRef(self.draw()?);
         let (_, key) = self.make_key(subject, &Purpose::identity())?;
         let sealed = seal_id(&key, &self.id_context(subject), id, self.draw()?);
+        let slot = self.fill_slot("insert into id_slots (sealed) values (?1)", &sealed)?;
         self.conn
-            .prepare_cached("insert into subjects (subject, sealed) values (?1, ?2)")?
-            .execute(params![subject.0, sealed])?;
-        self.conn
-            .prepare_cached(
-                "insert into subject_tags (kind, tag, subject) values (?1, ?2, ?3)
-                 on conflict (kind, tag) do update set subject = excluded.subject where subject_tags.subject is null",
-            )?
-            .execute(params![EXTERNAL, tag, subject.0])?;
+            .prepare_cached("insert into subjects (subject, slot) values (?1, ?2)")?
+            .execute(params![subject.0, slot])?;
+        self.link(tag, subject)?;
         self.tally(|counts| counts.subjects += 1);
         Ok(subject)
+    }
+
+    /// Leads from the tag to the pseudonym: through the slot an erasure left empty, or a new one.
+    fn link(&self, tag: &[u8; 32], subject: SubjectRef) -> Result<()> {
+        let relinked = self
+            .conn
+            .prepare_cached(
+                "update subject_slots set subject = ?3
+                 where slot = (select slot from subject_tags where kind = ?1 and tag = ?2) and subject = zeroblob(16)",
+            )?
+            .execute(params![EXTERNAL, tag, subject.0])?;
+        if relinked == 0 {
+            let slot = self.fill_slot("insert into subject_slots (subject) values (?1)", &subject.0)?;
+            self.conn
+                .prepare_cached("insert into subject_tags (kind, tag, slot) values (?1, ?2, ?3)")?
+                .execute(params![EXTERNAL, tag, slot])?;
+        }
+        Ok(())
+    }
+
+    /// Appends a slot: the row id is one above the largest, for nothing is ever deleted there.
+    fn fill_slot(&self, insert: &str, bytes: &[u8]) -> Result<i64> {
+        Ok(self.conn.prepare_cached(insert)?.insert([bytes])?)
     }
 
     fn make_key(&self, subject: SubjectRef, purpose: &Purpose) -> Result<(u32, Arc<Dek>)> {
@@ -249,11 +275,10 @@ impl Engine {
         let key = Dek::generate().map_err(|_| NO_ENTROPY)?;
         let kek = self.kek(subject)?;
         let wrapped = wrap(kek.key.secret(), &self.context(&kek, &subject, purpose, generation), &key, self.draw()?);
+        let slot = self.fill_slot("insert into key_slots (wrapped) values (?1)", &wrapped)?;
         self.conn
-            .prepare_cached(
-                "insert into deks (subject, purpose, generation, kid, wrapped) values (?1, ?2, ?3, ?4, ?5)",
-            )?
-            .execute(params![subject.0, purpose.as_str(), generation, key.kid().0, wrapped])?;
+            .prepare_cached("insert into deks (subject, purpose, generation, kid, slot) values (?1, ?2, ?3, ?4, ?5)")?
+            .execute(params![subject.0, purpose.as_str(), generation, key.kid().0, slot])?;
         self.tally(|counts| counts.active += 1);
         Ok((generation, Arc::new(key)))
     }
@@ -284,10 +309,10 @@ impl Engine {
         if let Some(kek) = self.keks.borrow().get(&shard) {
             return Ok(Arc::clone(kek));
         }
-        let row: Option<([u8; 16], u32, [u8; 32], [u8; 88])> = self
+        let row = self
             .conn
             .prepare_cached("select kek_id, epoch, kid, wrapped from keks where shard = ?1")?
-            .query_row([shard], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
+            .query_row([shard], |row| Ok((row.get(0)?, row.get::<_, u32>(1)?, row.get(2)?, row.get::<_, [u8; 88]>(3)?)))
             .optional()?;
         let kek = Arc::new(match row {
             Some((id, epoch, kid, wrapped)) => {

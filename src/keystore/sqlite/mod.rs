@@ -285,11 +285,15 @@ impl Engine {
             // After the batch: one wash covers every destruction that was waiting before it.
             if !washes.is_empty() || !closes.is_empty() {
                 let report = self.wash();
-                washes.into_iter().for_each(|reply| drop(reply.send(report.clone())));
+                for reply in washes {
+                    drop(reply.send(report.clone()));
+                }
                 if !closes.is_empty() {
                     requests.close();
                     let closed = self.conn.close().map_err(|(_, error)| error.into());
-                    closes.into_iter().for_each(|reply| drop(reply.send(closed.clone())));
+                    for reply in closes {
+                        drop(reply.send(closed.clone()));
+                    }
                     return;
                 }
             }
@@ -326,7 +330,9 @@ impl Engine {
                 crash::point("destroy.after-commit");
             }
         }
-        finishes.into_iter().for_each(|finish| finish(committed.clone()));
+        for finish in finishes {
+            finish(committed.clone());
+        }
     }
 
     fn perform(&self, request: Request, begun: &Result<(), KeystoreError>) -> Finish {

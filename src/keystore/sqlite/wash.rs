@@ -3,7 +3,8 @@
 //! Owns: the overwriting of the write-ahead log, and counting. Must not know: what was destroyed. Keeps invariant 5.
 //! The log is never truncated or removed: that would hand its blocks back to the file system with the keys in them. It
 //! is checkpointed, so that the next transaction starts at its beginning, and then overwritten to its whole length by a
-//! transaction of zeros. The main file needs no wash: `secure_delete` zeroes what a page gives up.
+//! transaction of zeros. The main file needs no wash: what can be destroyed lies in slots that never
+//! move and are zeroed in place (`0001_keystore.sql`).
 
 use rusqlite::Connection;
 

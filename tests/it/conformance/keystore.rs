@@ -9,11 +9,11 @@ use std::sync::Arc;
 use oubliette::clock::Millis;
 use oubliette::event::{ExternalId, Purpose, SubjectKey, SubjectRef};
 use oubliette::keystore::{
-    CachedKeystore, DekId, DestroyOrder, Destruction, Fetched, Granted, KeyCache, Keystore, KeystoreError, Kid,
-    Resolved, Scope, Want,
+    DekId, DestroyOrder, Destruction, Fetched, Granted, Keystore, KeystoreError, Kid, Resolved, Scope, Want,
 };
 
-use crate::faulty::{Fault, Faulty, Method, Rate};
+pub use crate::conformance::keystore_faults::*;
+pub use crate::conformance::remanence::*;
 
 /// One place that holds a keystore.
 pub trait Rig {
@@ -66,11 +66,11 @@ pub fn order(subject: SubjectRef, purposes: &[&str], erasure: u64) -> DestroyOrd
     DestroyOrder { subject, scope, erasure, at: Millis(1000 + erasure as i64) }
 }
 
-fn names(destruction: &Destruction) -> Vec<(&str, u32)> {
+pub fn names(destruction: &Destruction) -> Vec<(&str, u32)> {
     destruction.keys.iter().map(|key| (key.purpose.as_str(), key.generation)).collect()
 }
 
-async fn fetch(keys: &dyn Keystore, id: &DekId) -> Fetched {
+pub async fn fetch(keys: &dyn Keystore, id: &DekId) -> Fetched {
     keys.fetch(vec![id.clone()]).await.unwrap().remove(0)
 }
 
@@ -429,103 +429,6 @@ pub async fn the_last_erasure_is_counted_and_survives(rig: &impl Rig) {
     assert_eq!(rig.open().stats().await.unwrap().applied_erasure, 7);
 }
 
-/// How many of the secrets have a fragment of 20 bytes in one of the files.
-fn found(rig: &impl Rig, secrets: &[&[u8]]) -> usize {
-    let windows: HashSet<&[u8]> = secrets.iter().flat_map(|secret| secret.windows(20)).collect();
-    let mut starts = vec![false; 1 << 16];
-    windows.iter().for_each(|window| starts[usize::from(window[0]) << 8 | usize::from(window[1])] = true);
-    let mut hits = HashSet::new();
-    for (_, bytes) in rig.files() {
-        let here = bytes.windows(20).filter(|w| starts[usize::from(w[0]) << 8 | usize::from(w[1])]);
-        hits.extend(here.filter(|window| windows.contains(window)).map(<[u8]>::to_vec));
-    }
-    secrets.iter().filter(|secret| secret.windows(20).any(|window| hits.contains(window))).count()
-}
-
-async fn populate(keys: &dyn Keystore, people: usize) -> Vec<SubjectRef> {
-    let mut subjects = Vec::new();
-    for chunk in (0..people).collect::<Vec<_>>().chunks(20) {
-        let wants = chunk.iter().map(|n| want(&format!("p{n}"), &["general", "marketing"])).collect();
-        for answer in keys.ensure(wants).await.unwrap() {
-            let Granted::Keys { subject, .. } = answer else { panic!() };
-            subjects.push(subject);
-        }
-    }
-    subjects
-}
-
-pub async fn washed_files_hold_nothing_destroyed(rig: &impl Rig) {
-    let keys = rig.open();
-    let subjects = populate(&*keys, 3000).await;
-    let (victims, alive) = subjects.split_at(300);
-    keys.close().await;
-    let all = rig.secrets();
-    let secrets: Vec<&[u8]> =
-        all.iter().filter(|(subject, _)| victims.contains(subject)).map(|(_, secret)| secret.as_slice()).collect();
-    assert_eq!(secrets.len(), 300 * 4);
-    let keys = rig.open();
-    assert_eq!(found(rig, &secrets), secrets.len(), "the scan finds what is there");
-    for (n, victim) in victims.iter().enumerate() {
-        keys.destroy(order(*victim, &[], n as u64 + 1)).await.unwrap();
-    }
-    assert!(keys.wash().await.unwrap().bytes > 0);
-    assert_eq!(found(rig, &secrets), 0);
-    keys.close().await;
-    assert_eq!(found(rig, &secrets), 0);
-    let keys = rig.open();
-    for chunk in alive.chunks(500) {
-        let ids = chunk
-            .iter()
-            .map(|subject| DekId { subject: *subject, purpose: purpose("marketing"), generation: 0 })
-            .collect();
-        assert!(keys.fetch(ids).await.unwrap().iter().all(|answer| matches!(answer, Fetched::Key(_))));
-    }
-}
-
-/// People come and go in turn, so that pages split, merge and are used again: no move may leave a copy behind.
-pub async fn residue_after_every_single_destruction(rig: &impl Rig) {
-    let mut seen: Vec<(SubjectRef, Vec<u8>)> = Vec::new();
-    let (mut erasure, mut dead) = (0, HashSet::new());
-    for round in 0..6 {
-        let keys = rig.open();
-        for n in 0..400 {
-            let name = format!("r{round}-{n}");
-            granted(&*keys, want(&name, &["a", "b", "a-much-longer-name-of-a-purpose"][..1 + n % 3])).await;
-        }
-        keys.close().await;
-        seen.extend(rig.secrets().into_iter().filter(|row| row.0.0[15] % 8 != 0 || round == 5));
-        let keys = rig.open();
-        let mut people: Vec<_> = seen.iter().map(|(subject, _)| *subject).collect();
-        people.sort_unstable_by_key(|subject| subject.0[7]);
-        people.dedup();
-        for subject in people.into_iter().filter(|subject| subject.0[3] % 2 == 0) {
-            if dead.insert(subject) {
-                erasure += 1;
-                keys.destroy(order(subject, &[], erasure)).await.unwrap();
-            }
-        }
-        keys.wash().await.unwrap();
-        let secrets: Vec<&[u8]> =
-            seen.iter().filter(|(subject, _)| dead.contains(subject)).map(|(_, secret)| secret.as_slice()).collect();
-        assert_eq!(found(rig, &secrets), 0, "round {round}, {} destroyed", dead.len());
-        keys.close().await;
-    }
-}
-
-pub async fn washing_twice_and_nothing(rig: &impl Rig) {
-    let keys = rig.open();
-    keys.wash().await.unwrap();
-    populate(&*keys, 100).await;
-    keys.wash().await.unwrap();
-    let size = || rig.files().iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
-    let before = size();
-    for _ in 0..50 {
-        keys.wash().await.unwrap();
-    }
-    assert!(size() <= before + 64 * 1024, "washing makes the files grow: {before} to {}", size());
-    granted(&*keys, want("p1", &["general"])).await;
-}
-
 pub async fn a_closed_keystore_is_unavailable(rig: &impl Rig) {
     let keys = rig.open();
     let (ada, deks) = granted(&*keys, want("ada", &["general"])).await;
@@ -553,62 +456,4 @@ pub async fn long_and_foreign_external_ids_come_back(rig: &impl Rig) {
         let clear = bytes.windows(15).any(|window| window == b"ada@example.org");
         assert!(!clear, "an external id stands in clear in {name}");
     }
-}
-
-pub async fn a_lost_answer_is_repeated_without_harm(rig: &impl Rig) {
-    let keys = Faulty::new(rig.open(), 7);
-    for (method, fault) in [(Method::Ensure, Fault::Before), (Method::Ensure, Fault::After)] {
-        keys.fail(method, fault, Rate::Next(1));
-        assert!(keys.ensure(vec![want("ada", &["general"])]).await.is_err());
-    }
-    let (ada, deks) = granted(&keys, want("ada", &["general"])).await;
-    assert_eq!(keys.stats().await.unwrap().active, 2);
-    for fault in [Fault::Before, Fault::After] {
-        keys.fail(Method::Destroy, fault, Rate::Next(1));
-        assert!(keys.destroy(order(ada, &[], 1)).await.is_err());
-        assert_eq!(matches!(fetch(&keys, &deks[0].0).await, Fetched::Destroyed { .. }), fault == Fault::After);
-    }
-    let done = keys.destroy(order(ada, &[], 1)).await.unwrap();
-    assert_eq!((names(&done).len(), done.external_id_removed), (2, true));
-    keys.fail(Method::Fetch, Fault::Before, Rate::OneIn(3));
-    let mut failures = 0;
-    for _ in 0..100 {
-        failures += u64::from(keys.fetch(vec![deks[0].0.clone()]).await.is_err());
-    }
-    assert!((15..60).contains(&failures), "{failures}");
-    assert_eq!(keys.failed(), 4 + failures);
-    keys.heal();
-    fetch(&keys, &deks[0].0).await;
-}
-
-pub async fn the_cache_answers_as_the_keystore_does(rig: &impl Rig) {
-    let faulty = Arc::new(Faulty::new(rig.open(), 1));
-    let cached = CachedKeystore::new(faulty.clone(), KeyCache::new(1000).unwrap());
-    let (ada, deks) = granted(&*faulty, want("ada", &["general"])).await;
-    cached.ensure(vec![want("ada", &["general"])]).await.unwrap();
-    cached.external_ids(vec![ada]).await.unwrap();
-    // With the keystore gone the cache still serves what it has, and only that.
-    for method in [Method::Ensure, Method::Fetch, Method::Resolve, Method::ExternalIds] {
-        faulty.fail(method, Fault::Before, Rate::OneIn(1));
-    }
-    let answer = cached.ensure(vec![want("ada", &["general"]), want("ada", &[])]).await.unwrap();
-    assert!(matches!(&answer[0], Granted::Keys { subject, keys } if *subject == ada && keys[0].1.kid() == deks[0].1));
-    assert!(
-        matches!(&cached.fetch(vec![deks[0].0.clone()]).await.unwrap()[0], Fetched::Key(key) if key.kid() == deks[0].1)
-    );
-    assert_eq!(cached.resolve(vec![id("ada")]).await.unwrap(), [Resolved::Known(ada)]);
-    assert_eq!(cached.external_ids(vec![ada]).await.unwrap(), [Some(id("ada"))]);
-    assert!(cached.ensure(vec![want("ada", &["general"]), want("ada", &["other"])]).await.is_err());
-    assert!(cached.resolve(vec![id("ada"), id("ben")]).await.is_err());
-    faulty.heal();
-    // Hits and misses in one question come back in order.
-    let both = cached.resolve(vec![id("ben"), id("ada"), id("eve")]).await.unwrap();
-    assert_eq!(both, [Resolved::Unknown, Resolved::Known(ada), Resolved::Unknown]);
-    cached.keystore().destroy(order(ada, &[], 1)).await.unwrap();
-    cached.evict(ada, &Scope::Person);
-    assert!(cached.cache().is_empty());
-    assert!(matches!(cached.ensure(vec![want("ada", &["general"])]).await.unwrap()[0], Granted::Erased { .. }));
-    assert!(matches!(cached.fetch(vec![deks[0].0.clone()]).await.unwrap()[0], Fetched::Destroyed { .. }));
-    assert_eq!(cached.resolve(vec![id("ada")]).await.unwrap(), [Resolved::Erased]);
-    assert_eq!(cached.external_ids(vec![ada]).await.unwrap(), [None]);
 }
