@@ -17,3 +17,4 @@ pub mod eventlog;
 pub mod audit;
 pub mod telemetry;
 pub mod config;
+pub mod cli;
