@@ -53,7 +53,7 @@ pub async fn run(command: Command, context: &mut Context) -> Result<(), Failure>
         Command::Create(arguments) => {
             let call = Call::post("/v1/api-keys", Value::Object(body(&arguments)).to_string());
             let answer = context.client.call(&call).await?;
-            show(&answer.body, context)
+            show(&answer, context)
         }
         Command::Ls => list(context, "/v1/api-keys").await,
         Command::Revoke { id } => {

@@ -64,9 +64,9 @@ pub async fn run(arguments: Arguments, context: &mut Context) -> Result<(), Fail
         appended += chunk.len();
         if expected.is_some() {
             // The next call continues this one, so it expects what this one left.
-            expected = answer.body.get("last_revision").map(|revision| json!({ "revision": revision }));
+            expected = answer.get("last_revision").map(|revision| json!({ "revision": revision }));
         }
-        show(&answer.body, context)?;
+        show(&answer, context)?;
     }
     Ok(())
 }
@@ -76,14 +76,25 @@ fn events(arguments: &Arguments) -> Result<Vec<Box<RawValue>>, Failure> {
     if let Some(file) = &arguments.events {
         return lines(&input::file(file)?);
     }
-    let event_type = arguments.event_type.as_ref().map_or("", EventType::as_str);
-    let data = input::json(&input::literal_or_file(&arguments.data)?, "--data")?;
-    let mut event = json!({ "type": event_type, "data": data });
-    if let Some(actor) = &arguments.actor {
-        event["actor"] = json!(actor);
-    }
+    let data = input::literal_or_file(&arguments.data)?;
+    input::json(&data, "--data")?;
+    let event = Event {
+        event_type: arguments.event_type.as_ref().map_or("", EventType::as_str),
+        data: serde_json::from_str(data.trim()).map_err(|_| Failure::usage("--data is not JSON"))?,
+        actor: arguments.actor.as_deref(),
+    };
     let text = serde_json::value::to_raw_value(&event).map_err(|_| Failure::usage("--data is not JSON"))?;
     Ok(vec![text])
+}
+
+/// An event from flags. The payload stays the text it is.
+#[derive(serde::Serialize)]
+struct Event<'a> {
+    #[serde(rename = "type")]
+    event_type: &'a str,
+    data: &'a RawValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    actor: Option<&'a str>,
 }
 
 fn lines(text: &str) -> Result<Vec<Box<RawValue>>, Failure> {

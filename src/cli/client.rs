@@ -32,7 +32,7 @@ pub const EVENT_STREAM: &str = "text/event-stream";
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longer than the server's own deadline, so that its answer arrives before we give up.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
 const ANSWER_LIMIT: usize = 64 * 1024 * 1024;
 
 /// An API key in memory.
@@ -125,15 +125,6 @@ pub fn percent(text: &str) -> String {
     out
 }
 
-/// An answer that is not a problem.
-#[derive(Debug)]
-pub struct Answer {
-    /// HTTP status.
-    pub status: u16,
-    /// The body, `Null` where there is none.
-    pub body: Value,
-}
-
 /// A client of one server.
 pub struct Client {
     authority: String,
@@ -170,19 +161,17 @@ impl Client {
         Ok(Self { authority, prefix, key, explain, idle: None })
     }
 
-    /// Makes a call and reads its whole answer.
-    pub async fn call(&mut self, call: &Call) -> Result<Answer, Failure> {
+    /// Makes a call and reads its whole answer: JSON, or `Null` where there is no body.
+    pub async fn call(&mut self, call: &Call) -> Result<Value, Failure> {
         let mut sender = self.sender(call).await?;
         let response = self.send(&mut sender, call).await?;
-        let status = response.status().as_u16();
         let body = collect(response).await?;
         // Only a connection whose answer was read to the end can carry the next call.
         self.idle = Some(sender);
         if body.is_empty() {
-            return Ok(Answer { status, body: Value::Null });
+            return Ok(Value::Null);
         }
-        let body = serde_json::from_slice(&body).map_err(|_| Failure::failed("the server's answer is not JSON"))?;
-        Ok(Answer { status, body })
+        serde_json::from_slice(&body).map_err(|_| Failure::failed("the server's answer is not JSON"))
     }
 
     /// Makes a call whose answer is read while it arrives.
@@ -193,23 +182,19 @@ impl Client {
 
     /// The curl command of a call. The key appears as a variable of the shell.
     pub fn curl(&self, call: &Call) -> String {
-        let mut command = String::from("curl -sS");
-        if call.accept == EVENT_STREAM {
-            command.push_str(" -N");
-        }
-        if call.method != Method::GET {
-            command.push_str(&format!(" -X {}", call.method));
-        }
-        command.push_str(" \\\n  -H \"Authorization: Bearer $OUBLIETTE_API_KEY\"");
+        let live = if call.accept == EVENT_STREAM { " -N" } else { "" };
+        let method = if call.method == Method::GET { String::new() } else { format!(" -X {}", call.method) };
+        let mut parts = vec![format!("curl -sS{live}{method}")];
+        parts.push("-H \"Authorization: Bearer $OUBLIETTE_API_KEY\"".to_owned());
         let content = call.body.as_ref().map(|_| ("Content-Type", JSON));
         let headers = call.headers.iter().map(|(name, value)| (*name, value.as_str()));
-        for (name, value) in [("Accept", call.accept)].into_iter().chain(content).chain(headers) {
-            command.push_str(&format!(" \\\n  -H {}", quoted(&format!("{name}: {value}"))));
-        }
+        let headers = [("Accept", call.accept)].into_iter().chain(content).chain(headers);
+        parts.extend(headers.map(|(name, value)| format!("-H {}", quoted(&format!("{name}: {value}")))));
         if let Some(body) = &call.body {
-            command.push_str(&format!(" \\\n  --data-binary {}", quoted(&String::from_utf8_lossy(body))));
+            parts.push(format!("--data-binary {}", quoted(&String::from_utf8_lossy(body))));
         }
-        command + &format!(" \\\n  {}", quoted(&format!("http://{}{}{}", self.authority, self.prefix, call.target)))
+        parts.push(quoted(&format!("http://{}{}{}", self.authority, self.prefix, call.target)));
+        parts.join(" \\\n  ")
     }
 
     async fn sender(&mut self, call: &Call) -> Result<SendRequest<Full<Bytes>>, Failure> {

@@ -55,10 +55,13 @@ pub async fn run(arguments: Arguments, context: &mut Context) -> Result<(), Fail
         (None, None) => return Err(Failure::usage("name a data subject or a forget request")),
     };
     let request = match context.client.call(&opening).await {
-        Ok(answer) => answer.body,
+        Ok(request) => request,
         Err(Failure::Explained(first)) => return Err(explained(context, &first, &arguments)),
         Err(failure) => return Err(failure),
     };
+    if outcome(&request).is_some() {
+        return report(&request, "", context);
+    }
     let preview = Preview::of(&request)?;
     if arguments.dry_run {
         context.out.record(&request)?;
@@ -153,13 +156,13 @@ fn confirms(id: &str, typed: &str) -> bool {
 
 /// Approves, waits for the end and prints the record.
 async fn finish(preview: Preview, context: &mut Context) -> Result<(), Failure> {
-    let mut record = context.client.call(&approval(&preview.request, &preview.digest)).await?.body;
+    let mut record = context.client.call(&approval(&preview.request, &preview.digest)).await?;
     // Ctrl-C leaves the server to it: the work is the server's, and durable.
     let waited = tokio::time::timeout(PATIENCE, async {
         while outcome(&record).is_none() {
             tokio::time::sleep(Duration::from_millis(500)).await;
             let look = Call::get(path(&preview.request)).header("Prefer", Some(WAIT));
-            record = context.client.call(&look).await?.body;
+            record = context.client.call(&look).await?;
         }
         Ok::<(), Failure>(())
     });
@@ -168,8 +171,13 @@ async fn finish(preview: Preview, context: &mut Context) -> Result<(), Failure> 
         context.out.message(&format!("the request {} was approved and goes on", printable(&preview.request)));
         return Err(failure);
     }
-    context.out.record(&record)?;
-    match outcome(&record) {
+    report(&record, &preview.request, context)
+}
+
+/// Prints the record of a request, and ends as it did.
+fn report(record: &Value, request: &str, context: &mut Context) -> Result<(), Failure> {
+    context.out.record(record)?;
+    match outcome(record) {
         Some(Outcome::Done) => Ok(()),
         Some(Outcome::Partly) => {
             context.out.message("partly done: something is kept; the record says what and why");
@@ -178,7 +186,7 @@ async fn finish(preview: Preview, context: &mut Context) -> Result<(), Failure> 
         Some(Outcome::NotDone) => Err(Failure::failed("the request did not complete; the record says why")),
         None => Err(Failure::unavailable(format!(
             "approved, and still at work after 5 min; look again with: oubliette forget --request {} --dry-run",
-            printable(&preview.request)
+            printable(request)
         ))),
     }
 }

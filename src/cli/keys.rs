@@ -17,5 +17,5 @@ pub enum Command {
 pub async fn run(command: Command, context: &mut Context) -> Result<(), Failure> {
     let Command::Status = command;
     let answer = context.client.call(&Call::get("/v1/keys")).await?;
-    Ok(context.out.record(&answer.body)?)
+    Ok(context.out.record(&answer)?)
 }

@@ -138,6 +138,13 @@ const LOOK_AHEAD: usize = 200;
 impl Rows<'_> {
     /// The next row.
     pub fn push(&mut self, row: Value) -> io::Result<()> {
+        let text = if self.out.format == Format::Table { String::new() } else { row.to_string() };
+        self.push_text(row, &text)
+    }
+
+    /// The next row with its own JSON text, which is printed as it is: the order of members and the form of numbers are
+    /// those of whoever wrote them.
+    pub fn push_text(&mut self, row: Value, text: &str) -> io::Result<()> {
         match self.out.format {
             Format::Table => {
                 self.held.push(row);
@@ -146,11 +153,12 @@ impl Rows<'_> {
             Format::Json => {
                 let before = if self.printed == 0 { "[" } else { "," };
                 self.printed += 1;
-                write!(self.out.data, "{before}\n{row}")
+                write!(self.out.data, "{before}\n{text}")
             }
             Format::Ndjson => {
                 self.printed += 1;
-                writeln!(self.out.data, "{row}")
+                // A line end between two members is the only one a JSON text can have, and means nothing there.
+                writeln!(self.out.data, "{}", text.replace(['\n', '\r'], " "))
             }
         }
     }

@@ -49,8 +49,8 @@ impl Problem {
         problem.retry_after = retry_after;
         if problem.title.is_empty() {
             let reason = hyper::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
-            problem.title =
-                format!("the server answered {status} {}", reason.unwrap_or_default()).trim_end().to_owned();
+            let reason = reason.map(|reason| format!(" {reason}")).unwrap_or_default();
+            problem.title = format!("the server answered {status}{reason}");
         }
         problem
     }

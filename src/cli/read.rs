@@ -101,7 +101,7 @@ pub fn columns() -> Vec<Column> {
 }
 
 /// Nothing for so long in the middle of a page is a broken connection.
-const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE: Duration = Duration::from_mins(1);
 /// Events asked for at once, the server's own default limit of a page.
 const PAGE: u64 = 1000;
 
@@ -164,15 +164,16 @@ async fn page(client: &mut Client, call: &Call, left: &mut u64, rows: &mut Rows<
         if line.is_empty() {
             continue;
         }
-        let value: Value =
-            serde_json::from_slice(&line).map_err(|_| Failure::failed("the server sent a line that is not JSON"))?;
+        let no_json = || Failure::failed("the server sent a line that is not JSON");
+        let text = std::str::from_utf8(&line).map_err(|_| no_json())?;
+        let value: Value = serde_json::from_str(text).map_err(|_| no_json())?;
         if let Some(end) = value.get("$end") {
             rows.flush()?;
             return Ok(Next::of(end.get("next")));
         }
         if *left > 0 {
             *left -= 1;
-            rows.push(value)?;
+            rows.push_text(value, text)?;
         }
     }
     rows.flush()?;

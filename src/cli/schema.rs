@@ -49,13 +49,13 @@ pub async fn run(command: Command, context: &mut Context) -> Result<(), Failure>
         Command::Register { name, file } => {
             let call = Call::post(format!("{}/versions", path(&name)), schema(&file)?);
             let answer = context.client.call(&call).await?;
-            Ok(context.out.record(&answer.body)?)
+            Ok(context.out.record(&answer)?)
         }
         Command::Check { name, file } => {
             let call = Call::post(format!("{}/checks", path(&name)), schema(&file)?);
             let answer = context.client.call(&call).await?;
-            context.out.record(&answer.body)?;
-            if answer.body.get("compatible") == Some(&Value::Bool(false)) {
+            context.out.record(&answer)?;
+            if answer.get("compatible") == Some(&Value::Bool(false)) {
                 return Err(Failure::conflict("the schema is not compatible with what is registered or stored"));
             }
             Ok(())
@@ -64,7 +64,7 @@ pub async fn run(command: Command, context: &mut Context) -> Result<(), Failure>
         Command::Show { name, version } => {
             let version = version.map_or_else(|| "latest".to_owned(), |version| version.to_string());
             let answer = context.client.call(&Call::get(format!("{}/versions/{version}", path(&name)))).await?;
-            Ok(context.out.record(&answer.body)?)
+            Ok(context.out.record(&answer)?)
         }
     }
 }
@@ -76,11 +76,11 @@ pub(super) async fn list(context: &mut Context, path: &str) -> Result<(), Failur
     loop {
         let target = format!("{path}{}", query(&[("cursor", cursor.clone())]));
         let mut answer = context.client.call(&Call::get(target)).await?;
-        match answer.body.get_mut("items").map(Value::take) {
+        match answer.get_mut("items").map(Value::take) {
             Some(Value::Array(page)) => items.extend(page),
             _ => return Err(Failure::failed("the server's answer is not a list")),
         }
-        let next = answer.body.get("next").and_then(Value::as_str).map(str::to_owned);
+        let next = answer.get("next").and_then(Value::as_str).map(str::to_owned);
         // A cursor that leads to itself would be followed for ever.
         if next.is_none() || next == cursor {
             return Ok(context.out.items(items)?);

@@ -35,7 +35,7 @@ pub struct Arguments {
 }
 
 /// The server sends a heartbeat every 15 s; without one for so long it is gone.
-const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
@@ -103,7 +103,7 @@ fn show(frame: &Frame, rows: &mut Rows<'_>) -> Result<bool, Failure> {
     };
     match frame.event.as_str() {
         "event" | "message" => {
-            rows.push(data()?)?;
+            rows.push_text(data()?, &frame.data)?;
             rows.flush()?;
             return Ok(true);
         }
@@ -150,7 +150,7 @@ mod tests {
         assert!(!show(&frame("caught-up", "{}"), &mut rows).unwrap());
         assert!(!show(&frame("from-the-future", "?"), &mut rows).unwrap());
         rows.finish().unwrap();
-        assert_eq!(data.text(), "{\"position\":4}\n{\"$erasure\":{\"data_subject\":\"ds_1\"}}\n");
+        assert_eq!(data.text(), "{\"position\": 4}\n{\"$erasure\":{\"data_subject\":\"ds_1\"}}\n");
         assert_eq!(messages.text(), "erasure: purge your copies of ds_1\ncaught up; waiting for new events\n");
     }
 
