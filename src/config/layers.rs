@@ -153,8 +153,8 @@ impl Load {
         match text.parse::<toml::Table>() {
             Ok(table) => self.table(path, "", table),
             Err(error) => {
-                let at = error.span().map_or(0, |span| span.start.min(text.len()));
-                let line = text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
+                let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+                let line = before.matches('\n').count() + 1;
                 let message = error.message().to_owned();
                 self.errors.push(ConfigError::Syntax { path: path.to_owned(), line, message });
             }

@@ -51,8 +51,8 @@ macro_rules! settings {
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3600);
+const MINUTE: Duration = Duration::from_mins(1);
+const HOUR: Duration = Duration::from_hours(1);
 
 settings! {
     "listen" std::net::SocketAddr => listen;
