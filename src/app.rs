@@ -182,8 +182,7 @@ impl App {
         let leases = Arc::new(Leases::new(config.lease));
         let registry = Arc::new(Registry::new(registry_options(&config)));
         let sealer = Sealer::new(store, Arc::clone(&entropy));
-        let appender =
-            Appender::new(Arc::clone(&registry), Arc::clone(&keys), sealer, queue.clone(), clock.clone());
+        let appender = Appender::new(Arc::clone(&registry), Arc::clone(&keys), sealer, queue.clone(), clock.clone());
         let access = Arc::new(AccessLog::new(queue.clone()));
         let reader = Reader::new(
             crate::read::Parts {
@@ -210,8 +209,7 @@ impl App {
             entropy: Arc::clone(&entropy),
         };
         let origin = format!("oubliette.invalid/{store}");
-        let checkpoint =
-            CheckpointKey::from_seed(keyring.signing_seed(), &origin).map_err(|_| StartError::Origin)?;
+        let checkpoint = CheckpointKey::from_seed(keyring.signing_seed(), &origin).map_err(|_| StartError::Origin)?;
         let (requests, worker_task) = recovery::start(parts, keyring, store).await?;
         let flush_task = tokio::spawn(flush_access(Arc::clone(&access), clock.clone()));
         let app = Self {
@@ -294,18 +292,18 @@ fn announce(standing: Standing) -> bool {
             true
         }
         Standing::Behind { log, witnessed } => {
-            tracing::error!(log, witnessed, "the event log is older than the erasure record; personal data stays sealed");
+            tracing::error!(
+                log,
+                witnessed,
+                "the event log is older than the erasure record; personal data stays sealed"
+            );
             false
         }
     }
 }
 
 /// The first administrator's key, when nobody has one yet and this is not `--dev`.
-async fn first_key(
-    config: &Config,
-    recorder: &Recorder,
-    api_keys: &ApiKeys,
-) -> Result<Option<String>, StartError> {
+async fn first_key(config: &Config, recorder: &Recorder, api_keys: &ApiKeys) -> Result<Option<String>, StartError> {
     if config.dev {
         api_keys.allow_dev();
         return Ok(None);
@@ -373,8 +371,7 @@ fn has_content(path: &Path) -> bool {
 fn create(config: &Config, clock: &Clock, entropy: &Arc<Entropy>) -> Result<Stores, StartError> {
     let store = StoreId(crate::event::uuid_v7(clock.now(), entropy.draw()?));
     let keyring = Arc::new(Keyring::create(&config.keyring_dir, store)?);
-    let keystore =
-        SqliteKeystore::create(&config.keys_db(), store, Arc::clone(&keyring), clock, Arc::clone(entropy))?;
+    let keystore = SqliteKeystore::create(&config.keys_db(), store, Arc::clone(&keyring), clock, Arc::clone(entropy))?;
     let options = log_options(config);
     let log = SqliteEventLog::create(&config.events_db(), store, clock.now(), &options, Arc::clone(entropy))?;
     Ok(Stores { log: Arc::new(log), keystore: Arc::new(keystore), keyring, store })

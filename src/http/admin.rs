@@ -65,7 +65,8 @@ pub async fn issue_key(State(app): State<Shared>, caller: Caller, body: Json) ->
             "The admin role cannot be combined with another one",
         ));
     }
-    let issued = auth::issue(wish.name.clone(), grant.clone(), &caller.principal.id).map_err(|_| problem::internal())?;
+    let issued =
+        auth::issue(wish.name.clone(), grant.clone(), &caller.principal.id).map_err(|_| problem::internal())?;
     let ApiKeyRecord::ApiKeyIssued { id, .. } = &issued.record else { return Err(problem::internal()) };
     let body = json!({"id": id, "name": wish.name, "secret": issued.secret, "grant": grant});
     app.recorder.record(|| Ok::<_, Problem>(Record::ApiKey(issued.record))).await?;
@@ -79,12 +80,8 @@ pub async fn issue_key(State(app): State<Shared>, caller: Caller, body: Json) ->
 pub async fn list_keys(State(app): State<Shared>, caller: Caller, query: Query) -> Result<axum::Json<Value>, Problem> {
     caller.require(Permission::ReadApiKeys)?;
     query.finish()?;
-    let items: Vec<Value> = app
-        .api_keys
-        .list()
-        .iter()
-        .map(|key| json!({"id": key.id, "name": key.name, "grant": key.grant}))
-        .collect();
+    let items: Vec<Value> =
+        app.api_keys.list().iter().map(|key| json!({"id": key.id, "name": key.name, "grant": key.grant})).collect();
     Ok(axum::Json(json!({"items": items, "next": null})))
 }
 

@@ -59,11 +59,8 @@ pub async fn append_to_stream(
         (header, body) => header.or(body),
     };
     let idempotency = idempotency(&app, &caller, &headers, stream.as_str(), &bytes)?;
-    let request = AppendRequest {
-        appends: vec![StreamDraft { stream, expected, events }],
-        conditions: Vec::new(),
-        idempotency,
-    };
+    let request =
+        AppendRequest { appends: vec![StreamDraft { stream, expected, events }], conditions: Vec::new(), idempotency };
     let place = |_, event| layout.pointer(event);
     let began = std::time::Instant::now();
     let done = app.appender.append(request).await;
@@ -223,7 +220,8 @@ fn conditions(value: Option<Value>, errors: &mut Errors) -> Vec<Condition> {
         };
         match condition {
             Some(condition) => conditions.push(condition),
-            None => errors.add(at, "is neither {stream, expected} nor {none_matching: {types, category, data_subject, after}}"),
+            None => errors
+                .add(at, "is neither {stream, expected} nor {none_matching: {types, category, data_subject, after}}"),
         }
     }
     conditions
@@ -316,7 +314,8 @@ fn idempotency(
     let Some(key) = text_header(headers, "idempotency-key", 255)? else { return Ok(None) };
     let secret = &app.service_keys.idempotency;
     let digest = |items: &[&[u8]]| -> [u8; 32] {
-        let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(secret.expose()).expect("HMAC takes keys of any length");
+        let mut mac =
+            <Hmac<Sha256> as KeyInit>::new_from_slice(secret.expose()).expect("HMAC takes keys of any length");
         mac.update(&domain::lp(items));
         mac.finalize().into_bytes().into()
     };

@@ -171,7 +171,9 @@ impl Json {
             let text = error.to_string();
             // Names of members are ours; anything else in the message could come from the caller.
             let safe = text.starts_with("missing field") || text.starts_with("unknown field");
-            let title = if safe { format!("The body is not valid: {}", strip_values(&text)) } else {
+            let title = if safe {
+                format!("The body is not valid: {}", strip_values(&text))
+            } else {
                 "The body does not have the documented shape".into()
             };
             Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-body", title)
@@ -204,11 +206,7 @@ pub fn media_type(headers: &HeaderMap) -> Result<String, Problem> {
 
 /// 415, naming what is taken.
 pub fn unsupported(accepted: &str) -> Problem {
-    Problem::new(
-        StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        "unsupported-media-type",
-        format!("This takes {accepted}"),
-    )
+    Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", format!("This takes {accepted}"))
 }
 
 /// The query string: every parameter at most once, unknown ones refused by [`Query::finish`].
@@ -220,8 +218,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Query {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let text = parts.uri.query().unwrap_or_default();
-        let pairs: axum::extract::Query<Vec<(String, String)>> =
-            axum::extract::Query::try_from_uri(&parts.uri).map_err(|_| Problem::parameter("query", "is not readable"))?;
+        let pairs: axum::extract::Query<Vec<(String, String)>> = axum::extract::Query::try_from_uri(&parts.uri)
+            .map_err(|_| Problem::parameter("query", "is not readable"))?;
         let mut map = BTreeMap::new();
         for (key, value) in pairs.0 {
             if map.insert(key, value).is_some() {

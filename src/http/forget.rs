@@ -157,11 +157,7 @@ pub async fn show(
         ("cursor" = Option<String>, Query, description = "From `next` of the page before")),
     responses((status = 200, description = "Requests", body = Value),
         (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json")))]
-pub async fn list(
-    State(app): State<Shared>,
-    caller: Caller,
-    mut query: Query,
-) -> Result<axum::Json<Value>, Problem> {
+pub async fn list(State(app): State<Shared>, caller: Caller, mut query: Query) -> Result<axum::Json<Value>, Problem> {
     caller.require(Permission::ReadForgetRequests)?;
     let given = query.take("cursor")?;
     let limit = query.number("limit", 1..=1000)?.unwrap_or(100) as usize;
@@ -252,7 +248,10 @@ async fn open_request(app: &Shared, caller: &Caller, body: Json) -> Result<Reque
     if let Some(reference) = &wish.reference
         && (reference.len() > 100 || reference.chars().any(char::is_control) || lint::shape_of(reference).is_some())
     {
-        return Err(Problem::parameter("reference", "is longer than 100 bytes, has control characters or looks personal"));
+        return Err(Problem::parameter(
+            "reference",
+            "is longer than 100 bytes, has control characters or looks personal",
+        ));
     }
     let subject = subject(&wish.data_subject)?;
     let opened = app
@@ -352,9 +351,8 @@ fn legal_basis(text: Option<String>) -> Result<String, Problem> {
 /// A request as callers see it. No personal data: pseudonym, counts, key ids, times.
 fn render(request: &Request, caller: &Caller) -> Value {
     let purposes = request.purposes.as_ref();
-    let scope = purposes.map_or(json!("all"), |list| {
-        json!({"purposes": list.iter().map(Purpose::as_str).collect::<Vec<_>>()})
-    });
+    let scope =
+        purposes.map_or(json!("all"), |list| json!({"purposes": list.iter().map(Purpose::as_str).collect::<Vec<_>>()}));
     let officer = caller.principal.may(Permission::ApproveForget);
     let actions: &[&str] = if officer { request.status.allowed_actions() } else { &[] };
     let history: Vec<Value> =
@@ -381,14 +379,16 @@ fn render(request: &Request, caller: &Caller) -> Value {
     put("decided_by", json!(request.decided_by));
     put("ground", json!(request.ground));
     if let Some(erasure) = request.erasure {
-        put("destroyed", json!({
-            "erasure": erasure,
-            "keys": request.keys,
-            "external_id_removed": request.external_id_removed,
-            "washed_bytes": request.washed_bytes,
-        }));
+        put(
+            "destroyed",
+            json!({
+                "erasure": erasure,
+                "keys": request.keys,
+                "external_id_removed": request.external_id_removed,
+                "washed_bytes": request.washed_bytes,
+            }),
+        );
     }
     put("verification", json!(request.verification));
     body
 }
-

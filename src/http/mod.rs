@@ -31,6 +31,7 @@ use utoipa_axum::routes;
 
 use crate::app::App;
 use crate::event::uuid_v7;
+use docs::Security;
 use extract::{Caller, Shared};
 use problem::{Problem, REQUEST_ID};
 
@@ -45,7 +46,7 @@ const OPEN: [&str; 6] = ["/livez", "/readyz", "/metrics", "/openapi.json", "/doc
                        and forgetting destroys the keys."
     ),
     components(schemas(problem::ProblemBody, problem::ProblemError)),
-    modifiers(&docs::Security)
+    modifiers(&Security)
 )]
 struct Document;
 

@@ -9,7 +9,9 @@ use super::problem::{Problem, ProblemError};
 use crate::clock::Millis;
 use crate::domain;
 use crate::event::json::{JsonLimits, parse};
-use crate::event::{EventId, EventType, ExpectedRevision, InlineMark, NewEvent, Pointer, Purpose, Revision, SubjectKey};
+use crate::event::{
+    EventId, EventType, ExpectedRevision, InlineMark, NewEvent, Pointer, Purpose, Revision, SubjectKey,
+};
 
 /// Problems by pointer into the body.
 #[derive(Default)]
@@ -160,8 +162,7 @@ pub fn cloud_event(value: Value, stream: &str, at: &str, errors: &mut Errors) ->
 
 /// The id of an event whose caller's id is not a UUID: the same source and id give the same event id.
 fn derived_id(source: &str, id: &str) -> EventId {
-    let hash: [u8; 32] =
-        Sha256::digest(domain::lp(&[domain::EVENT_ID, source.as_bytes(), id.as_bytes()])).into();
+    let hash: [u8; 32] = Sha256::digest(domain::lp(&[domain::EVENT_ID, source.as_bytes(), id.as_bytes()])).into();
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&hash[..16]);
     // A version 8 UUID (RFC 9562): built to the application's own rule.

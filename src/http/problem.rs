@@ -173,9 +173,9 @@ pub fn append(error: AppendError, place: Place<'_>, by_header: bool) -> Problem 
         AppendError::Invalid(found) => {
             let code = found.first().map_or("schema-violation", |(.., violation)| violation.code);
             let problem = Problem::new(unprocessable, code, "The events are not valid; nothing was stored");
-            found.into_iter().fold(problem, |problem, (stream, event, found)| {
-                problem.error(violation(&place(stream, event), found))
-            })
+            found
+                .into_iter()
+                .fold(problem, |problem, (stream, event, found)| problem.error(violation(&place(stream, event), found)))
         }
         AppendError::ExpectationRequired => Problem::new(
             StatusCode::PRECONDITION_REQUIRED,

@@ -327,13 +327,7 @@ fn etag(page: &Rendered, viewer: &Viewer, bound: &str) -> Option<String> {
 }
 
 /// A range as lines, page by page, each page under its own lease; the last line says what came.
-fn lines(
-    app: Shared,
-    guard: Option<SocketGuard>,
-    read: ReadQuery,
-    viewer: Viewer,
-    most: Option<u64>,
-) -> Response {
+fn lines(app: Shared, guard: Option<SocketGuard>, read: ReadQuery, viewer: Viewer, most: Option<u64>) -> Response {
     let mut response = Response::new(leased(line_chunks(app, read, viewer, most), guard));
     personal_headers(response.headers_mut(), "application/x-ndjson");
     response
@@ -354,8 +348,7 @@ fn line_chunks(
         position: Option<u64>,
         ended: bool,
     }
-    let walk =
-        Walk { app, read, viewer, left: most.unwrap_or(u64::MAX), count: 0, position: None, ended: false };
+    let walk = Walk { app, read, viewer, left: most.unwrap_or(u64::MAX), count: 0, position: None, ended: false };
     futures_util::stream::unfold(walk, |mut walk| async move {
         if walk.ended {
             return None;
@@ -397,10 +390,8 @@ fn line_chunks(
 pub fn personal_headers(headers: &mut HeaderMap, media: &'static str) {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(
-        header::VARY,
-        HeaderValue::from_static("Accept, Authorization, Oubliette-Purpose, Oubliette-Reason"),
-    );
+    headers
+        .insert(header::VARY, HeaderValue::from_static("Accept, Authorization, Oubliette-Purpose, Oubliette-Reason"));
 }
 
 /// Counts what a page showed.

@@ -245,7 +245,8 @@ impl Reader {
             self.parts.access.record(viewer, viewings, self.parts.clock.now()).await?;
         }
         let mut counts = render::Counts::default();
-        let renderer = render::Renderer { registry: &self.parts.registry, redaction: viewer.redaction, people: &people };
+        let renderer =
+            render::Renderer { registry: &self.parts.registry, redaction: viewer.redaction, people: &people };
         let events = opened.events.iter().map(|event| renderer.event(event, &mut counts)).collect::<Result<_, _>>()?;
         let rendered = Rendered {
             events,
