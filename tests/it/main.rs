@@ -2,6 +2,8 @@
 
 mod conformance;
 mod faulty;
+mod harness;
 mod keystore_sqlite;
 mod population;
+mod smoke;
 mod vectors;
