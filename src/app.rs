@@ -208,8 +208,7 @@ impl App {
             clock: clock.clone(),
             entropy: Arc::clone(&entropy),
         };
-        let origin = format!("oubliette.invalid/{store}");
-        let checkpoint = CheckpointKey::from_seed(keyring.signing_seed(), &origin).map_err(|_| StartError::Origin)?;
+        let checkpoint = checkpoint_key(&keyring, store)?;
         let (requests, worker_task) = recovery::start(parts, keyring, store).await?;
         let flush_task = tokio::spawn(flush_access(Arc::clone(&access), clock.clone()));
         let app = Self {
@@ -255,6 +254,12 @@ impl App {
         self.log.close().await;
         self.keys.keystore().close().await;
     }
+}
+
+/// The origin names the store; a host name of the operator's can replace `oubliette.invalid` one day.
+fn checkpoint_key(keyring: &Keyring, store: StoreId) -> Result<CheckpointKey, StartError> {
+    let origin = format!("oubliette.invalid/{store}");
+    CheckpointKey::from_seed(keyring.signing_seed(), &origin).map_err(|_| StartError::Origin)
 }
 
 /// Writes the counts of closed access windows every few seconds.

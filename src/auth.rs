@@ -120,14 +120,13 @@ impl Permission {
             Self::Append => &[Writer],
             Self::ChangeSchemas | Self::ManageApiKeys => &[Admin],
             Self::FindBySubject | Self::ReadPersonal => &[PiiReader, Dpo],
-            Self::ReadAccessLog => &[Dpo, Auditor],
             Self::ReadAccessLogOfAll => &[Auditor],
             Self::ReadApiKeys => &[Admin, Auditor],
             Self::ReadAudit => &Role::ALL,
             Self::ReadEvents => &[Writer, Reader, PiiReader, Dpo, Auditor],
             Self::ReadForgetRequests | Self::ReadKeys => &[Dpo, Auditor, Admin],
             Self::ReadSchemas => &[Reader, PiiReader, Dpo, Auditor, Admin],
-            Self::ReadSystem => &[Dpo, Auditor],
+            Self::ReadAccessLog | Self::ReadSystem => &[Dpo, Auditor],
             Self::RequestForget => &[Writer, Dpo],
         }
     }

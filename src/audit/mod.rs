@@ -80,8 +80,7 @@ impl Recorder {
         registry: Arc<Registry>,
         keys: Arc<ApiKeys>,
     ) -> Result<Self, ReplayError> {
-        let mut revisions = Revisions::default();
-        revisions.keys = replay_stream(log, keys_stream(), |record| match record {
+        let issued = replay_stream(log, keys_stream(), |record| match record {
             Record::ApiKey(record) => {
                 keys.apply(&record);
                 true
@@ -89,11 +88,12 @@ impl Recorder {
             Record::Schema(_) => false,
         })
         .await?;
-        revisions.schemas = replay_stream(log, schemas_stream(), |record| match record {
+        let registered = replay_stream(log, schemas_stream(), |record| match record {
             Record::Schema(record) => registry.apply(&record).is_ok(),
             Record::ApiKey(_) => false,
         })
         .await?;
+        let revisions = Revisions { keys: issued, schemas: registered };
         Ok(Self { appender, registry, keys, revisions: Mutex::new(revisions) })
     }
 

@@ -59,35 +59,30 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
 
 /// What a person who just typed the command wants to know, once.
 fn announce(config: &Config, address: std::net::SocketAddr, first: &FirstStart) -> anyhow::Result<()> {
-    let mut text = String::new();
+    let mut out = std::io::stdout().lock();
     if !first.created.is_empty() {
-        text.push_str("Created a new store:\n");
         let parts = [
             (&config.events_dir, "the event log: ciphertext only, back it up as you like"),
             (&config.keys_dir, "the keystore: keep it on another volume in production, back it up only for days"),
             (&config.keyring_dir, "the keyring: a third place, never backed up with the other two"),
         ];
+        writeln!(out, "Created a new store:")?;
         for (dir, about) in parts {
-            text.push_str(&format!("  {}  {about}\n", dir.display()));
+            writeln!(out, "  {}  {about}", dir.display())?;
         }
     }
     if let Some(key) = &first.admin_key {
-        text.push_str(&format!(
-            "The first administrator's API key, shown this once (only its hash is stored):\n  {key}\n\
-             With it, issue keys for others: oubliette api-key create --name crm --role writer\n"
-        ));
+        writeln!(out, "The first administrator's API key, shown this once (only its hash is stored):\n  {key}")?;
+        writeln!(out, "With it, issue keys for others: oubliette api-key create --name crm --role writer")?;
     }
     if config.dev {
-        text.push_str(
-            "\n  *** --dev: the API key `dev` may do everything, schemas are optional. Never in production. ***\n\n",
-        );
+        let banner = "*** --dev: the API key `dev` may do everything, schemas are optional. Never in production. ***";
+        writeln!(out, "\n  {banner}\n")?;
     }
-    text.push_str(&format!("Listening on http://{address} (API documentation: http://{address}/docs)\n"));
+    writeln!(out, "Listening on http://{address} (API documentation: http://{address}/docs)")?;
     if !first.created.is_empty() {
-        text.push_str("For production: run `oubliette check`, and put TLS in front.\n");
+        writeln!(out, "For production: run `oubliette check`, and put TLS in front.")?;
     }
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
     out.flush()?;
     Ok(())
 }

@@ -141,7 +141,7 @@ pub async fn compute(
 fn digest(preview: &Preview, subject: SubjectRef, purposes: Option<&[Purpose]>) -> String {
     let bare = Preview { digest: String::new(), ..preview.clone() };
     let counts = serde_json::to_value(&bare).map(|value| canonical(&value)).unwrap_or_default();
-    let scope = purposes.map_or_else(|| "*".to_owned(), |list| scope_text(list));
+    let scope = purposes.map_or_else(|| "*".to_owned(), scope_text);
     let text = domain::lp(&[domain::PREVIEW, &subject.0, scope.as_bytes(), counts.as_bytes()]);
     format!("sha256:{}", hex::encode(Sha256::digest(text)))
 }

@@ -194,7 +194,7 @@ impl Worker {
         let limit = self.fenced_generations(subject, scope).await?;
         walk(self.requests.log.as_ref(), subject, |_, meta, _| {
             found.events += 1;
-            for id in meta.slots.iter().filter_map(|slot| own_key(slot, subject, &limit)) {
+            for id in meta.slots.iter().filter_map(|slot| own_key(slot, subject, limit.as_ref())) {
                 found.tried += 1;
                 wanted.entry(id).or_insert(false);
             }
@@ -212,7 +212,7 @@ impl Worker {
             })
             .collect();
         if !alive.is_empty() {
-            found.opened = self.really_open(subject, &limit, &alive).await?;
+            found.opened = self.really_open(subject, limit.as_ref(), &alive).await?;
         }
         Ok(found)
     }
@@ -235,7 +235,7 @@ impl Worker {
     async fn really_open(
         &self,
         subject: SubjectRef,
-        limit: &Option<HashMap<String, u32>>,
+        limit: Option<&HashMap<String, u32>>,
         alive: &HashMap<DekId, Arc<Dek>>,
     ) -> Result<u64, ForgetError> {
         let mut opened = 0;
@@ -269,7 +269,7 @@ impl Worker {
 fn own_key(
     slot: &sealing::meta::SlotMeta<'_>,
     subject: SubjectRef,
-    limit: &Option<HashMap<String, u32>>,
+    limit: Option<&HashMap<String, u32>>,
 ) -> Option<DekId> {
     let generation = slot.owners.iter().find(|owner| SubjectRef::parse(&owner.0) == Some(subject))?.1;
     let covered = limit

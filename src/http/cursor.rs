@@ -19,7 +19,7 @@ const VALID_MS: i64 = 24 * 3600 * 1000;
 /// Makes the cursor of the next page.
 pub fn issue(key: &Secret32, principal: &str, query: &str, next: &str, now: Millis) -> String {
     let expires = (now.0 + VALID_MS).to_be_bytes();
-    let tag = tag(key, principal, query, next, &expires);
+    let tag = tag(key, principal, query, next, expires);
     let mut bytes = Vec::with_capacity(24 + next.len());
     bytes.extend_from_slice(&tag[..16]);
     bytes.extend_from_slice(&expires);
@@ -37,13 +37,13 @@ pub fn read(key: &Secret32, principal: &str, query: &str, cursor: &str, now: Mil
     let (given, rest) = bytes.split_at_checked(16).ok_or_else(refuse)?;
     let (expires, next) = rest.split_first_chunk::<8>().ok_or_else(refuse)?;
     let next = std::str::from_utf8(next).map_err(|_| refuse())?;
-    let wanted = tag(key, principal, query, next, expires);
+    let wanted = tag(key, principal, query, next, *expires);
     let valid = bool::from(wanted[..16].ct_eq(given)) && now.0 < i64::from_be_bytes(*expires);
     if valid { Ok(next.to_owned()) } else { Err(refuse()) }
 }
 
-fn tag(key: &Secret32, principal: &str, query: &str, next: &str, expires: &[u8; 8]) -> [u8; 32] {
-    let text = domain::lp(&[domain::CURSOR, principal.as_bytes(), query.as_bytes(), next.as_bytes(), expires]);
+fn tag(key: &Secret32, principal: &str, query: &str, next: &str, expires: [u8; 8]) -> [u8; 32] {
+    let text = domain::lp(&[domain::CURSOR, principal.as_bytes(), query.as_bytes(), next.as_bytes(), &expires]);
     let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(key.expose()).expect("HMAC takes keys of any length");
     mac.update(&text);
     mac.finalize().into_bytes().into()

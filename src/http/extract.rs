@@ -261,7 +261,16 @@ impl Query {
 
     /// A copy of everything, for binding a cursor to its query.
     pub fn canonical(&self) -> String {
-        self.0.iter().map(|(key, value)| format!("{}:{key}={}:{value};", key.len(), value.len())).collect()
+        let mut text = String::new();
+        for (key, value) in &self.0 {
+            // Lengths first, so that no two queries have the same text.
+            for part in [key, value] {
+                text.push_str(&part.len().to_string());
+                text.push(':');
+                text.push_str(part);
+            }
+        }
+        text
     }
 
     /// Refuses what no handler took.

@@ -20,7 +20,7 @@ use crate::schema::lint;
 use crate::telemetry::ForgetStatus;
 
 /// Longest time a caller can ask to wait.
-pub const LONGEST_WAIT: Duration = Duration::from_secs(60);
+pub const LONGEST_WAIT: Duration = Duration::from_mins(1);
 
 /// The body that opens a request.
 #[derive(Deserialize)]

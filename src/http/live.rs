@@ -33,7 +33,7 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 pub fn last_seen(headers: &HeaderMap, query: &mut Query) -> Result<Option<u64>, Problem> {
     let after = query.number("after", 0..=i64::MAX as u64)?;
     match text_header(headers, "last-event-id", 20)? {
-        Some(text) => match text.parse::<u64>().ok().filter(|id| *id <= i64::MAX as u64) {
+        Some(text) => match text.parse::<u64>().ok().filter(|id| i64::try_from(*id).is_ok()) {
             Some(id) => Ok(Some(id)),
             None => Err(Problem::parameter("last-event-id", "is not the id of one of our frames")),
         },
@@ -71,7 +71,7 @@ pub async fn events(
     };
     let shows_system = caller.principal.may(Permission::ReadSystem) && subscription.system;
     let follower = Follower::new(app.reader.clone(), viewer, subscription, position, HEARTBEAT);
-    let state = Live { app, follower, one_stream, shows_system, begun: false, ended: false, _open: open };
+    let state = Live { app, follower, one_stream, shows_system, stage: Stage::Opening, _open: open };
     let mut response = Response::new(leased(frames(state), guard));
     personal_headers(response.headers_mut(), "text/event-stream");
     response.headers_mut().insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
@@ -94,18 +94,24 @@ struct Live {
     follower: Follower,
     one_stream: bool,
     shows_system: bool,
-    begun: bool,
-    ended: bool,
+    stage: Stage,
     _open: Open,
+}
+
+#[derive(PartialEq, Eq)]
+enum Stage {
+    Opening,
+    Running,
+    Ended,
 }
 
 fn frames(live: Live) -> impl Stream<Item = Result<LeasedChunk, Infallible>> {
     futures_util::stream::unfold(live, |mut live| async move {
-        if live.ended {
+        if live.stage == Stage::Ended {
             return None;
         }
-        if !live.begun {
-            live.begun = true;
+        if live.stage == Stage::Opening {
+            live.stage = Stage::Running;
             return Some((Ok((Bytes::from_static(b"retry: 2000\n\n"), None)), live));
         }
         let chunk = match live.follower.next().await {
@@ -117,12 +123,12 @@ fn frames(live: Live) -> impl Stream<Item = Result<LeasedChunk, Infallible>> {
             Ok(Frame::CaughtUp { head }) => (frame(None, "caught-up", &json!({"head": head})), None),
             Ok(Frame::Heartbeat) => (Bytes::from_static(b": alive\n\n"), None),
             Ok(Frame::FellBehind) => {
-                live.ended = true;
+                live.stage = Stage::Ended;
                 (frame(None, "fell-behind", &json!({"hint": "reconnect with the last id"})), None)
             }
             Ok(Frame::End) => return None,
             Err(error) => {
-                live.ended = true;
+                live.stage = Stage::Ended;
                 (frame(None, "problem", &Problem::from(error).body()), None)
             }
         };

@@ -158,7 +158,7 @@ async fn within_time(app: &App, template: Option<&str>, answer: impl Future<Outp
             forget::LONGEST_WAIT + app.config.limits.request_timeout
         }
         // A check against every stored event takes as long as there are events.
-        Some("/v1/schemas/{type}/versions" | "/v1/schemas/{type}/checks") => std::time::Duration::from_secs(600),
+        Some("/v1/schemas/{type}/versions" | "/v1/schemas/{type}/checks") => std::time::Duration::from_mins(10),
         _ => app.config.limits.request_timeout,
     };
     match tokio::time::timeout(limit, answer).await {

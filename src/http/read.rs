@@ -242,7 +242,7 @@ fn confine(caller: &Caller, filter: &mut Filter, one_stream: bool) -> Result<(),
 async fn as_of(app: &Shared, text: &str, read: &mut ReadQuery) -> Result<(), Problem> {
     let wrong = || Problem::parameter("as_of", "is not an RFC 3339 time, position:N or revision:N");
     if let Some(position) = text.strip_prefix("position:") {
-        let position = position.parse().ok().filter(|p: &u64| *p <= i64::MAX as u64).ok_or_else(wrong)?;
+        let position = position.parse().ok().filter(|p: &u64| i64::try_from(*p).is_ok()).ok_or_else(wrong)?;
         read.until = Some(Position(position));
     } else if let Some(revision) = text.strip_prefix("revision:") {
         let revision: u64 = revision.parse().ok().filter(|r: &u64| *r < i64::MAX as u64).ok_or_else(wrong)?;
@@ -254,15 +254,9 @@ async fn as_of(app: &Shared, text: &str, read: &mut ReadQuery) -> Result<(), Pro
         read.from = from;
     } else {
         let time = Millis::parse_rfc3339(text).ok_or_else(wrong)?;
-        read.until = Some(match app.log.position_at(time).await? {
-            Some(position) => position,
-            None => {
-                read.limit = 0;
-                read.from = Some(if read.direction == Direction::Forward { i64::MAX as u64 } else { 0 });
-                Position(0)
-            }
-        });
-        if read.from == Some(0) && read.direction == Direction::Backward {
+        read.until = app.log.position_at(time).await?;
+        if read.until.is_none() {
+            // Nothing had happened yet: a read from beyond the end.
             read.direction = Direction::Forward;
             read.from = Some(i64::MAX as u64);
         }
@@ -374,13 +368,12 @@ fn line_chunks(
         }
         walk.count += page.events.len() as u64;
         walk.left -= page.events.len() as u64;
-        match page.next.filter(|_| walk.left > 0) {
-            Some(next) => walk.read.from = Some(next),
-            None => {
-                walk.ended = true;
-                let end = json!({"$end": {"count": walk.count, "position": walk.position}});
-                out.extend_from_slice(format!("{end}\n").as_bytes());
-            }
+        if let Some(next) = page.next.filter(|_| walk.left > 0) {
+            walk.read.from = Some(next);
+        } else {
+            walk.ended = true;
+            let end = json!({"$end": {"count": walk.count, "position": walk.position}});
+            out.extend_from_slice(format!("{end}\n").as_bytes());
         }
         Some((Ok((Bytes::from(out), Some(page.lease))), walk))
     })

@@ -24,10 +24,13 @@ pub fn metas(page: &Page) -> Result<Vec<Meta<'_>>, ReadFailed> {
         .collect()
 }
 
+/// The keys of a slot in owner order, or why it is not opened and whose data that concerns.
+pub type Decision = Result<Vec<DekId>, (State, SubjectRef)>;
+
 /// What is to be done with each slot of each event.
 pub struct Plan {
     /// Per event, per slot: the keys in owner order, or why not.
-    pub slots: Vec<Vec<Result<Vec<DekId>, (State, SubjectRef)>>>,
+    pub slots: Vec<Vec<Decision>>,
     /// Every key of the page, once.
     pub wanted: BTreeSet<DekId>,
 }
@@ -53,7 +56,7 @@ pub fn plan(page: &Page, metas: &[Meta<'_>], viewer: &Viewer) -> Plan {
     Plan { slots, wanted }
 }
 
-fn decide(page: &Page, slot: &SlotMeta<'_>, viewer: &Viewer) -> Result<Vec<DekId>, (State, SubjectRef)> {
+fn decide(page: &Page, slot: &SlotMeta<'_>, viewer: &Viewer) -> Decision {
     let nobody = SubjectRef([0; 16]);
     let Ok(purpose) = Purpose::parse_any(&slot.purpose) else { return Err((State::Unavailable, nobody)) };
     let mut keys = Vec::with_capacity(slot.owners.len());

@@ -42,6 +42,9 @@ struct Field<'e> {
     shown: Shown<'e>,
 }
 
+/// The values of one opened slot: pointer and raw JSON text.
+type Values<'e> = Vec<(Cow<'e, str>, &'e str)>;
+
 enum Shown<'e> {
     Value(&'e str),
     Redacted { state: &'e State, subject: SubjectRef },
@@ -77,7 +80,7 @@ impl Renderer<'_> {
             .map(|slot| slot.as_ref().ok().map(crate::sealing::OpenedSlot::fields).transpose())
             .collect::<Result<Vec<_>, _>>()
             .map_err(|_| corrupt("sealed"))?;
-        let fields = self.fields(opened, &values);
+        let fields = Self::fields(opened, &values);
         for field in &fields {
             match &field.shown {
                 Shown::Value(_) => counts.opened += 1,
@@ -86,10 +89,10 @@ impl Renderer<'_> {
         }
         let data = self.data(opened, &fields).ok_or_else(|| corrupt("meta"))?;
         let mut out = String::with_capacity(data.len() + 512);
-        self.head(opened, &mut out);
+        Self::head(opened, &mut out);
         out.push_str(",\"data\":");
         out.push_str(&data);
-        self.redactions(&fields, &mut out);
+        Self::redactions(&fields, &mut out);
         out.push('}');
         Ok(RenderedEvent {
             position: event.position,
@@ -100,7 +103,7 @@ impl Renderer<'_> {
     }
 
     /// Every personal field once, in document order.
-    fn fields<'e>(&self, opened: &'e Opened<'_>, values: &'e [Option<Vec<(Cow<'_, str>, &'e str)>>]) -> Vec<Field<'e>> {
+    fn fields<'e>(opened: &'e Opened<'_>, values: &'e [Option<Values<'e>>]) -> Vec<Field<'e>> {
         let mut fields: Vec<Field<'e>> = Vec::new();
         for ((slot, meta), values) in opened.slots.iter().zip(&opened.meta.slots).zip(values) {
             for site in &meta.fields {
@@ -170,19 +173,15 @@ impl Renderer<'_> {
 
     fn placeholder(&self, opened: &Opened<'_>, path: &str, state: &State) -> String {
         let inline = opened.meta.marks.iter().find(|mark| mark.0 == path);
-        let (placeholder, category) = match inline {
-            Some(mark) => {
-                let declared = mark.2.and_then(|raw| serde_json::from_str::<Value>(raw.get()).ok());
-                let category = mark.1.as_deref().map(str::to_owned);
-                (declared.map(Placeholder::new), category)
-            }
-            None => {
-                let event = opened.event;
-                let mark = Pointer::parse(path).ok().and_then(|pointer| {
-                    self.registry.placeholder(event.event_type.as_str(), event.schema_version, &pointer)
-                });
-                (mark.as_ref().map(|mark| mark.placeholder.clone()), mark.and_then(|mark| mark.category.clone()))
-            }
+        let (placeholder, category) = if let Some(mark) = inline {
+            let declared = mark.2.and_then(|raw| serde_json::from_str::<Value>(raw.get()).ok());
+            (declared.map(Placeholder::new), mark.1.as_deref().map(str::to_owned))
+        } else {
+            let event = opened.event;
+            let mark = Pointer::parse(path).ok().and_then(|pointer| {
+                self.registry.placeholder(event.event_type.as_str(), event.schema_version, &pointer)
+            });
+            (mark.as_ref().map(|mark| mark.placeholder.clone()), mark.and_then(|mark| mark.category.clone()))
         };
         let Some(placeholder) = placeholder else { return "null".to_owned() };
         let (article, date, request) = match state {
@@ -198,7 +197,7 @@ impl Renderer<'_> {
         })
     }
 
-    fn head(&self, opened: &Opened<'_>, out: &mut String) {
+    fn head(opened: &Opened<'_>, out: &mut String) {
         use std::fmt::Write;
         let event = opened.event;
         let recorded = event.recorded.rfc3339();
@@ -228,7 +227,7 @@ impl Renderer<'_> {
         }
     }
 
-    fn redactions(&self, fields: &[Field<'_>], out: &mut String) {
+    fn redactions(fields: &[Field<'_>], out: &mut String) {
         let mut first = true;
         for field in fields {
             let Shown::Redacted { state, subject } = &field.shown else { continue };

@@ -242,7 +242,7 @@ pub async fn open(
         request = request.header(*name, *value);
     }
     let request = request.body(Full::new(body))?;
-    Ok(tokio::time::timeout(Duration::from_secs(120), sender.send_request(request)).await??)
+    Ok(tokio::time::timeout(Duration::from_mins(2), sender.send_request(request)).await??)
 }
 
 /// Every file under a directory in which a value stands in clear, in any of the usual encodings.
@@ -271,7 +271,7 @@ fn encodings(value: &str) -> Vec<(String, Vec<u8>)> {
     // Base64 depends on where in a larger text the value begins; the three alignments without their ragged ends.
     let aligned = |skip: usize| {
         let text = STANDARD_NO_PAD.encode(&value.as_bytes()[skip.min(value.len())..]);
-        text[..text.len().saturating_sub(2)].as_bytes().to_vec()
+        text.as_bytes()[..text.len().saturating_sub(2)].to_vec()
     };
     let all = [
         ("utf-8", value.as_bytes().to_vec()),
@@ -285,7 +285,10 @@ fn encodings(value: &str) -> Vec<(String, Vec<u8>)> {
         ("base64 +1", aligned(1)),
         ("base64 +2", aligned(2)),
     ];
-    all.into_iter().filter(|(_, needle)| needle.len() >= 6).map(|(name, n)| (format!("{name} of {value:?}"), n)).collect()
+    all.into_iter()
+        .filter(|(_, needle)| needle.len() >= 6)
+        .map(|(name, n)| (format!("{name} of {value:?}"), n))
+        .collect()
 }
 
 fn files(dir: &Path) -> Vec<PathBuf> {

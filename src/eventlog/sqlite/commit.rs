@@ -213,12 +213,11 @@ impl Writer {
         if let Some(id) = self.names.get(text).or_else(|| learnt.names.get(text)) {
             return Ok(*id);
         }
-        let id = match rows::name_id(tx, text)? {
-            Some(id) => id,
-            None => {
-                tx.prepare_cached("insert into names(text) values (?1)")?.execute([text])?;
-                tx.last_insert_rowid()
-            }
+        let id = if let Some(id) = rows::name_id(tx, text)? {
+            id
+        } else {
+            tx.prepare_cached("insert into names(text) values (?1)")?.execute([text])?;
+            tx.last_insert_rowid()
         };
         learnt.names.insert(text.to_owned(), id);
         Ok(id)

@@ -192,16 +192,12 @@ pub fn access_log(
             },
         })
     };
-    match subject {
-        Some(subject) => {
-            let sql = format!("{columns} where subject = ?1 and id < ?2 order by id desc limit ?3");
-            many(connection, &sql, (subject.0, before, limit as i64), map)
-        }
-        None => {
-            let sql = format!("{columns} where id < ?1 order by id desc limit ?2");
-            many(connection, &sql, (before, limit as i64), map)
-        }
+    if let Some(subject) = subject {
+        let sql = format!("{columns} where subject = ?1 and id < ?2 order by id desc limit ?3");
+        return many(connection, &sql, (subject.0, before, limit as i64), map);
     }
+    let sql = format!("{columns} where id < ?1 order by id desc limit ?2");
+    many(connection, &sql, (before, limit as i64), map)
 }
 
 /// Rows for a verifier.
