@@ -136,7 +136,10 @@ fn run(cli: Cli, out: &mut Output) -> Result<(), Failure> {
         Command::Version => version(out),
         Command::Bench(arguments) => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-            runtime.block_on(bench::run(arguments)).map_err(|error| Failure::failed(format!("{error:#}")))
+            let json = out.format() != Format::Table;
+            runtime
+                .block_on(bench::run(arguments, &cli.global.server, json))
+                .map_err(|error| Failure::failed(format!("{error:#}")))
         }
         command => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

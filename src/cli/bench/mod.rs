@@ -40,9 +40,6 @@ const EVENTS_PER_FORGOTTEN: u64 = 10;
 /// store that matters.
 #[derive(Args, Clone, Debug)]
 pub struct BenchArgs {
-    /// Address of a running server.
-    #[arg(long, default_value = "http://127.0.0.1:7017", conflicts_with = "spawn")]
-    pub server: String,
     /// Start a server for the benchmark, in a fresh directory, and report its CPU time, memory and disk space too.
     #[arg(long)]
     pub spawn: bool,
@@ -76,9 +73,6 @@ pub struct BenchArgs {
     /// With `forget`, forget also one person with so many events [default if given without number: 100000].
     #[arg(long, num_args = 0..=1, default_missing_value = "100000")]
     pub forget_large: Option<u64>,
-    /// Form of the result.
-    #[arg(short, long, value_enum, default_value_t = Output::Table)]
-    pub output: Output,
 }
 
 /// What can be measured.
@@ -100,34 +94,24 @@ pub enum Workload {
     Forget,
 }
 
-/// Form of the result.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// Lines for people.
-    Table,
-    /// One JSON document with every measurement.
-    Json,
-}
-
-/// Runs the command and prints its result to standard output, progress to standard error.
+/// Measures `server`, or one started for it, and prints the result to standard output, progress to standard error.
 ///
 /// # Errors
 /// The server cannot be reached or started, or answers otherwise than the API says.
-pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
+pub async fn run(args: BenchArgs, server: &str, json: bool) -> anyhow::Result<()> {
     ensure!(args.seconds > 0.0 && args.seconds <= 86_400.0, "--seconds must lie between 0 and a day");
     ensure!(args.warmup >= 0.0 && args.warmup <= 86_400.0, "--warmup must lie between 0 and a day");
     let key = std::env::var("OUBLIETTE_API_KEY").unwrap_or_else(|_| "dev".to_owned());
     let tag = fresh_tag()?;
-    let server = if args.spawn {
+    let spawned = if args.spawn {
         let parent = args.data_dir.clone().unwrap_or_else(std::env::temp_dir);
         Some(Spawned::start(&parent, &tag, args.keep).await?)
     } else {
         None
     };
-    let url = server.as_ref().map_or(args.server.as_str(), Spawned::url);
+    let url = spawned.as_ref().map_or(server, Spawned::url);
     let target = Target::new(url, &key)?;
-    let output = args.output;
-    let mut bench = Bench { args, target, tag, server, filled: None, appended: 0, measurements: Vec::new() };
+    let mut bench = Bench { args, target, tag, server: spawned, filled: None, appended: 0, measurements: Vec::new() };
     bench.prepare().await?;
     for repeat in 0..bench.args.repeat {
         for workload in bench.args.workloads.clone() {
@@ -135,10 +119,7 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
         }
     }
     let report = bench.finish().await?;
-    let text = match output {
-        Output::Table => report::table(&report),
-        Output::Json => serde_json::to_string_pretty(&report)? + "\n",
-    };
+    let text = if json { serde_json::to_string_pretty(&report)? + "\n" } else { report::table(&report) };
     std::io::stdout().write_all(text.as_bytes()).context("cannot write the result")
 }
 
