@@ -20,3 +20,4 @@ pub mod read;
 pub mod subscription;
 pub mod audit;
 pub mod erasure;
+pub mod verify;
