@@ -3,4 +3,6 @@
 mod conformance;
 mod faulty;
 mod keystore_sqlite;
+mod store;
 mod vectors;
+mod verify;

@@ -159,3 +159,5 @@ when new.slot >= 0 and exists (
 begin select raise(abort, 'data-subject-erased'); end;
 create trigger footprint_keep before update on footprint
 begin select raise(abort, 'the footprint is immutable'); end;
+create trigger footprint_stay before delete on footprint
+begin select raise(abort, 'the footprint is immutable'); end;
