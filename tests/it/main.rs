@@ -1,6 +1,7 @@
 //! The integration tests, one binary: everything that needs files, processes or more than one module.
 
 mod conformance;
+mod eventlog_sqlite;
 mod faulty;
 mod keystore_sqlite;
 mod store;

@@ -14,6 +14,7 @@ use crate::eventlog::{Direction, Fences, Filter, Page, ReadError, ReadQuery, Sto
 
 /// Reads one page.
 pub fn page(connection: &mut Connection, query: &ReadQuery) -> Result<Page, ReadError> {
+    let query = &ReadQuery { limit: query.limit.max(1), ..query.clone() };
     let tx = connection.transaction().map_err(|error| read_error(&error))?;
     let sql = |error: rusqlite::Error| read_error(&error);
     let head: i64 = tx
@@ -194,7 +195,7 @@ fn cut_to_limits(events: &mut Vec<StoredEvent>, query: &ReadQuery) -> Option<u64
         bytes += size(event);
         bytes <= query.max_bytes
     };
-    let fitting = events.iter().map(fits).take_while(|fits| *fits).count().clamp(1, query.limit.max(1));
+    let fitting = events.iter().map(fits).take_while(|fits| *fits).count().clamp(1, query.limit);
     let next =
         events.get(fitting).map(|event| if query.stream.is_some() { event.revision.0 } else { event.position.0 });
     events.truncate(fitting);

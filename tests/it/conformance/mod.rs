@@ -1,3 +1,4 @@
 //! Trait suites: each behaviour written once, mounted on every engine.
 
+pub mod eventlog;
 pub mod keystore;
