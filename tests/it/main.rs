@@ -1,5 +1,6 @@
 //! The integration tests, one binary: everything that needs files, processes or more than one module.
 
+mod architecture;
 mod conformance;
 mod eventlog_sqlite;
 mod faulty;
