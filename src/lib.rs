@@ -20,6 +20,7 @@ pub mod read;
 pub mod subscription;
 pub mod audit;
 pub mod erasure;
+pub mod verify;
 pub mod telemetry;
 pub mod config;
 pub mod app;

@@ -320,28 +320,36 @@ impl Requests {
 
     /// Folds a request's stream.
     pub(super) async fn load(&self, id: &str) -> Result<Option<(Request, Revision)>, ForgetError> {
-        let Some(stream) = stream_of(id) else { return Ok(None) };
-        let (mut state, mut from) = (None, Some(0));
-        let mut last = Revision(0);
-        while let Some(revision) = from {
-            let query = ReadQuery {
-                stream: Some(stream.clone()),
-                from: Some(revision),
-                direction: Direction::Forward,
-                limit: 1000,
-                max_bytes: 16 << 20,
-                until: None,
-                filter: Filter::default(),
-                system: true,
-            };
-            let page = self.log.read(query).await?;
-            for event in &page.events {
-                let fact: Fact = serde_json::from_str(&event.public).map_err(|_| ForgetError::Corrupt)?;
-                state = Some(next(id, state, &fact, event.recorded).map_err(|_| ForgetError::Corrupt)?);
-                last = event.revision;
-            }
-            from = page.next;
-        }
-        Ok(state.map(|request| (request, last)))
+        load(self.log.as_ref(), id).await
     }
+}
+
+/// Folds the stream of a request: the request, and the revision its stream is at. `None` when there is none.
+///
+/// # Errors
+/// [`ForgetError::Corrupt`] when the stream does not fold, [`ForgetError::Read`] when it cannot be read.
+pub async fn load(log: &dyn EventLog, id: &str) -> Result<Option<(Request, Revision)>, ForgetError> {
+    let Some(stream) = stream_of(id) else { return Ok(None) };
+    let (mut state, mut from) = (None, Some(0));
+    let mut last = Revision(0);
+    while let Some(revision) = from {
+        let query = ReadQuery {
+            stream: Some(stream.clone()),
+            from: Some(revision),
+            direction: Direction::Forward,
+            limit: 1000,
+            max_bytes: 16 << 20,
+            until: None,
+            filter: Filter::default(),
+            system: true,
+        };
+        let page = log.read(query).await?;
+        for event in &page.events {
+            let fact: Fact = serde_json::from_str(&event.public).map_err(|_| ForgetError::Corrupt)?;
+            state = Some(next(id, state, &fact, event.recorded).map_err(|_| ForgetError::Corrupt)?);
+            last = event.revision;
+        }
+        from = page.next;
+    }
+    Ok(state.map(|request| (request, last)))
 }

@@ -198,7 +198,7 @@ pub enum Refused {
         /// Who.
         subject: SubjectRef,
     },
-    /// Some, not all, of the event ids are already in the stream, or not in this order.
+    /// Some, not all, of the event ids are already in the stream, or not in this order one after another.
     EventIdConflict {
         /// The stream.
         stream: StreamName,
@@ -269,7 +269,7 @@ pub struct ReadQuery {
     pub from: Option<u64>,
     /// Direction.
     pub direction: Direction,
-    /// Most events to return.
+    /// Most events to return; at least one event comes anyway.
     pub limit: usize,
     /// Most bytes of events to return; at least one event comes anyway.
     pub max_bytes: usize,
@@ -529,7 +529,7 @@ pub trait EventLog: Send + Sync {
     /// The entry of the erasure record that a forget request made.
     fn erasure_of(&self, request: String) -> BoxFuture<'_, Result<Option<ErasureRow>, ReadError>>;
 
-    /// Forget requests by deadline; all, or those of one status; after an id.
+    /// Forget requests by id, which begins with the time it was made; all, or those of one status; after an id.
     fn requests(
         &self,
         status: Option<String>,

@@ -156,7 +156,11 @@ impl Planner<'_> {
                 .collect();
             known += found.len();
             total += append.events.len();
-            let in_order = found.windows(2).all(|pair| pair[1].1.0.0 == pair[0].1.0.0 + 1);
+            // The answer says where the events landed as one run, so they must have landed as one.
+            let in_order = found.windows(2).all(|pair| {
+                let ((_, (revision, position)), (_, (next_revision, next_position))) = (pair[0], pair[1]);
+                next_revision.0 == revision.0 + 1 && next_position.0 == position.0 + 1
+            });
             if !found.is_empty() && (found.len() != append.events.len() || !in_order) {
                 return Err(Refused::EventIdConflict { stream: append.stream.clone() });
             }

@@ -1,17 +1,23 @@
 //! An engine that fails on purpose: before or after it has done what it was asked.
 //!
-//! Owns: `Faulty`, a third implementation of the engine traits. *After* is the failure that matters most: the work is
+//! Owns: `Faulty` and `FaultyLog`, third implementations of the engine traits. *After* is the failure that matters most: the work is
 //! durable and the caller is told that it is not known.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use futures_util::future::BoxFuture;
-use oubliette::event::{ExternalId, Purpose, SubjectKey, SubjectRef};
+use oubliette::clock::Millis;
+use oubliette::event::{Category, ExternalId, Position, Purpose, StreamName, SubjectKey, SubjectRef};
+use oubliette::eventlog::{
+    AccessRow, Appended, AuditRow, Batch, CommitError, ErasureRow, EventLog, Fences, FootprintRow, Head, Page,
+    ReadError, ReadQuery, Refused, RequestRow, StreamInfo,
+};
 use oubliette::keystore::{
     DekId, DestroyOrder, Destruction, Fetched, Granted, Keystore, KeystoreError, KeystoreStats, Resolved, Want,
     WashReport,
 };
+use tokio::sync::watch;
 
 /// When a call fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,19 +53,44 @@ pub enum Method {
 /// A keystore in front of a real one.
 pub struct Faulty {
     inner: Arc<dyn Keystore>,
-    plan: Mutex<Plan>,
+    plan: Mutex<Plan<Method>>,
 }
 
-struct Plan {
-    faults: HashMap<Method, (Fault, Rate)>,
+struct Plan<M> {
+    faults: HashMap<M, (Fault, Rate)>,
     random: u64,
     failed: u64,
+}
+
+impl<M: std::hash::Hash + Eq> Plan<M> {
+    fn new(seed: u64) -> Mutex<Self> {
+        Mutex::new(Self { faults: HashMap::new(), random: seed | 1, failed: 0 })
+    }
+
+    fn fault(&mut self, method: &M) -> Option<Fault> {
+        // xorshift64: the same seed gives the same faults.
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        let random = self.random;
+        let (fault, rate) = self.faults.get_mut(method)?;
+        let (fault, hit) = match rate {
+            Rate::Next(0) => (*fault, false),
+            Rate::Next(left) => {
+                *left -= 1;
+                (*fault, true)
+            }
+            Rate::OneIn(n) => (*fault, random % *n == 0),
+        };
+        self.failed += u64::from(hit);
+        hit.then_some(fault)
+    }
 }
 
 impl Faulty {
     /// Without faults until told; `seed` decides [`Rate::OneIn`].
     pub fn new(inner: Arc<dyn Keystore>, seed: u64) -> Self {
-        Self { inner, plan: Mutex::new(Plan { faults: HashMap::new(), random: seed | 1, failed: 0 }) }
+        Self { inner, plan: Plan::new(seed) }
     }
 
     /// Makes calls of `method` fail.
@@ -77,29 +108,10 @@ impl Faulty {
         self.plan.lock().unwrap().failed
     }
 
-    fn fault(&self, method: Method) -> Option<Fault> {
-        let mut plan = self.plan.lock().unwrap();
-        // xorshift64: the same seed gives the same faults.
-        plan.random ^= plan.random << 13;
-        plan.random ^= plan.random >> 7;
-        plan.random ^= plan.random << 17;
-        let random = plan.random;
-        let (fault, rate) = plan.faults.get_mut(&method)?;
-        let (fault, hit) = match rate {
-            Rate::Next(0) => (*fault, false),
-            Rate::Next(left) => {
-                *left -= 1;
-                (*fault, true)
-            }
-            Rate::OneIn(n) => (*fault, random.is_multiple_of(*n)),
-        };
-        plan.failed += u64::from(hit);
-        hit.then_some(fault)
-    }
-
     async fn call<T>(&self, method: Method, work: BoxFuture<'_, Result<T, KeystoreError>>) -> Result<T, KeystoreError> {
         let lost = KeystoreError::Unavailable { reason: "injected" };
-        match self.fault(method) {
+        let fault = self.plan.lock().unwrap().fault(&method);
+        match fault {
             None => work.await,
             Some(Fault::Before) => Err(lost),
             Some(Fault::After) => work.await.and(Err(lost)),
@@ -142,6 +154,150 @@ impl Keystore for Faulty {
 
     fn stats(&self) -> BoxFuture<'_, Result<KeystoreStats, KeystoreError>> {
         Box::pin(self.call(Method::Stats, self.inner.stats()))
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        self.inner.close()
+    }
+}
+
+/// What of an [`EventLog`] can be made to fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Side {
+    Commits,
+    Reads,
+}
+
+/// An event log in front of a real one.
+pub struct FaultyLog {
+    inner: Arc<dyn EventLog>,
+    plan: Mutex<Plan<Side>>,
+}
+
+impl FaultyLog {
+    /// Without faults until told; `seed` decides [`Rate::OneIn`].
+    pub fn new(inner: Arc<dyn EventLog>, seed: u64) -> Self {
+        Self { inner, plan: Plan::new(seed) }
+    }
+
+    /// Makes commits fail: before as unavailable, after as indeterminate.
+    pub fn fail_commits(&self, fault: Fault, rate: Rate) {
+        self.plan.lock().unwrap().faults.insert(Side::Commits, (fault, rate));
+    }
+
+    /// Makes reads of any kind fail.
+    pub fn fail_reads(&self, rate: Rate) {
+        self.plan.lock().unwrap().faults.insert(Side::Reads, (Fault::Before, rate));
+    }
+
+    /// Takes all faults back.
+    pub fn heal(&self) {
+        self.plan.lock().unwrap().faults.clear();
+    }
+
+    /// How many calls have failed.
+    pub fn failed(&self) -> u64 {
+        self.plan.lock().unwrap().failed
+    }
+
+    fn fault(&self, side: Side) -> Option<Fault> {
+        self.plan.lock().unwrap().fault(&side)
+    }
+
+    fn reading<'a, T: Send + 'a>(
+        &'a self,
+        work: BoxFuture<'a, Result<T, ReadError>>,
+    ) -> BoxFuture<'a, Result<T, ReadError>> {
+        Box::pin(async move {
+            match self.fault(Side::Reads) {
+                None => work.await,
+                Some(_) => Err(ReadError::Unavailable { reason: "injected" }),
+            }
+        })
+    }
+}
+
+impl EventLog for FaultyLog {
+    fn commit(&self, batch: Batch) -> BoxFuture<'_, Result<Vec<Result<Appended, Refused>>, CommitError>> {
+        Box::pin(async move {
+            match self.fault(Side::Commits) {
+                None => self.inner.commit(batch).await,
+                Some(Fault::Before) => Err(CommitError::Unavailable { reason: "injected" }),
+                Some(Fault::After) => self.inner.commit(batch).await.and(Err(CommitError::Indeterminate)),
+            }
+        })
+    }
+
+    fn read(&self, query: ReadQuery) -> BoxFuture<'_, Result<Page, ReadError>> {
+        self.reading(self.inner.read(query))
+    }
+
+    fn audit_rows(&self, from: Position, limit: usize) -> BoxFuture<'_, Result<Vec<AuditRow>, ReadError>> {
+        self.reading(self.inner.audit_rows(from, limit))
+    }
+
+    fn head(&self) -> BoxFuture<'_, Result<Head, ReadError>> {
+        self.reading(self.inner.head())
+    }
+
+    fn watch(&self) -> watch::Receiver<u64> {
+        self.inner.watch()
+    }
+
+    fn stream(&self, name: StreamName) -> BoxFuture<'_, Result<Option<StreamInfo>, ReadError>> {
+        self.reading(self.inner.stream(name))
+    }
+
+    fn streams(
+        &self,
+        after: Option<String>,
+        category: Option<Category>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<StreamInfo>, ReadError>> {
+        self.reading(self.inner.streams(after, category, limit))
+    }
+
+    fn position_at(&self, time: Millis) -> BoxFuture<'_, Result<Option<Position>, ReadError>> {
+        self.reading(self.inner.position_at(time))
+    }
+
+    fn footprint(
+        &self,
+        subject: SubjectRef,
+        after: Option<(Position, i32)>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<FootprintRow>, ReadError>> {
+        self.reading(self.inner.footprint(subject, after, limit))
+    }
+
+    fn fences(&self, subjects: Vec<SubjectRef>) -> BoxFuture<'_, Result<Fences, ReadError>> {
+        self.reading(self.inner.fences(subjects))
+    }
+
+    fn erasures(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<ErasureRow>, ReadError>> {
+        self.reading(self.inner.erasures(after, limit))
+    }
+
+    fn erasure_of(&self, request: String) -> BoxFuture<'_, Result<Option<ErasureRow>, ReadError>> {
+        self.reading(self.inner.erasure_of(request))
+    }
+
+    fn requests(
+        &self,
+        status: Option<String>,
+        after: Option<String>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<RequestRow>, ReadError>> {
+        self.reading(self.inner.requests(status, after, limit))
+    }
+
+    fn access_log(
+        &self,
+        subject: Option<SubjectRef>,
+        before: Option<u64>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<AccessRow>, ReadError>> {
+        self.reading(self.inner.access_log(subject, before, limit))
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

@@ -148,6 +148,13 @@ create trigger erasures_keep before update of number, request, subject, scope, b
 begin select raise(abort, 'the erasure record is immutable'); end;
 create trigger erasures_stay before delete on erasures
 begin select raise(abort, 'the erasure record is immutable'); end;
+-- Complete is said once and not taken back.
+create trigger erasures_done before update of completed_ms on erasures when old.completed_ms is not null
+begin select raise(abort, 'the erasure record is immutable'); end;
+-- A fence never covers less than it did.
+create trigger fences_keep before update on fences
+when new.subject is not old.subject or new.purpose is not old.purpose or new.generation < old.generation
+begin select raise(abort, 'fences stay'); end;
 create trigger fences_stay before delete on fences begin select raise(abort, 'fences stay'); end;
 create trigger access_log_keep before update on access_log begin select raise(abort, 'the access log is immutable'); end;
 
@@ -158,4 +165,6 @@ when new.slot >= 0 and exists (
   where f.subject = new.subject and f.purpose in ('*', n.text) and new.generation <= f.generation)
 begin select raise(abort, 'data-subject-erased'); end;
 create trigger footprint_keep before update on footprint
+begin select raise(abort, 'the footprint is immutable'); end;
+create trigger footprint_stay before delete on footprint
 begin select raise(abort, 'the footprint is immutable'); end;

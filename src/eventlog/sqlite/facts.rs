@@ -137,7 +137,7 @@ fn decode_reply(text: &str) -> Option<Appended> {
 
 fn any_matching(connection: &Connection, after: Option<Position>, filter: &Filter) -> rusqlite::Result<bool> {
     let mut sql = String::from("select exists (select 1 from events e where e.position > ?");
-    let mut values: Vec<Sql> = vec![Sql::Integer(after.map_or(-1, |position| position.0 as i64))];
+    let mut values: Vec<Sql> = vec![Sql::Integer(after.map_or(-1, |position| rows::integer(position.0)))];
     if let Some(category) = &filter.category {
         sql.push_str(" and e.category = (select id from names where text = ?)");
         values.push(Sql::Text(category.to_string()));

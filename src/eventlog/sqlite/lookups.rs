@@ -75,7 +75,7 @@ pub fn streams(
         "{STREAM} where s.name > ?1 and (s.name < '$' or s.name >= '%')
          and (?2 is null or s.category = (select id from names where text = ?2)) order by s.name limit ?3"
     );
-    let values = (after.unwrap_or(""), category.map(Category::as_str), limit as i64);
+    let values = (after.unwrap_or(""), category.map(Category::as_str), rows::integer(limit as u64));
     Ok(many(connection, &sql, values, stream_info)?.into_iter().flatten().collect())
 }
 
@@ -107,10 +107,10 @@ pub fn footprint(
     after: Option<(Position, i32)>,
     limit: usize,
 ) -> Result<Vec<FootprintRow>> {
-    let (position, slot) = after.map_or((-1, -2), |(position, slot)| (position.0 as i64, slot));
+    let (position, slot) = after.map_or((-1, -2), |(position, slot)| (rows::integer(position.0), slot));
     let sql = "select f.position, f.slot, n.text, f.generation from footprint f join names n on n.id = f.purpose
                where f.subject = ?1 and (f.position, f.slot) > (?2, ?3) order by f.position, f.slot limit ?4";
-    many(connection, sql, (subject.0, position, slot, limit as i64), |row| {
+    many(connection, sql, (subject.0, position, slot, rows::integer(limit as u64)), |row| {
         Ok(FootprintRow {
             position: Position(row.get::<_, i64>(0)? as u64),
             slot: u16::try_from(row.get::<_, i64>(1)?).ok(),
@@ -125,7 +125,7 @@ const ERASURE: &str = "select number, request, subject, scope, basis, fenced_ms,
 /// The erasure record.
 pub fn erasures(connection: &Connection, after: u64, limit: usize) -> Result<Vec<ErasureRow>> {
     let sql = format!("{ERASURE} where number > ?1 order by number limit ?2");
-    many(connection, &sql, (after as i64, limit as i64), erasure)
+    many(connection, &sql, (rows::integer(after), rows::integer(limit as u64)), erasure)
 }
 
 /// The entry of one forget request.
@@ -158,7 +158,7 @@ pub fn requests(
 ) -> Result<Vec<RequestRow>> {
     let sql = "select id, subject, status, due_ms from forget_requests
                where id > ?1 and (?2 is null or status = ?2) order by id limit ?3";
-    many(connection, sql, (after.unwrap_or(""), status, limit as i64), |row| {
+    many(connection, sql, (after.unwrap_or(""), status, rows::integer(limit as u64)), |row| {
         Ok(RequestRow {
             id: row.get(0)?,
             subject: SubjectRef(row.get(1)?),
@@ -176,7 +176,7 @@ pub fn access_log(
     limit: usize,
 ) -> Result<Vec<AccessRow>> {
     let columns = "select id, at_ms, principal, purpose, subject, fields, reason, request, route from access_log";
-    let before = before.map_or(i64::MAX, |id| id as i64);
+    let before = before.map_or(i64::MAX, rows::integer);
     let map = |row: &Row<'_>| {
         Ok(AccessRow {
             id: row.get::<_, i64>(0)? as u64,
@@ -194,10 +194,10 @@ pub fn access_log(
     };
     if let Some(subject) = subject {
         let sql = format!("{columns} where subject = ?1 and id < ?2 order by id desc limit ?3");
-        return many(connection, &sql, (subject.0, before, limit as i64), map);
+        return many(connection, &sql, (subject.0, before, rows::integer(limit as u64)), map);
     }
     let sql = format!("{columns} where id < ?1 order by id desc limit ?2");
-    many(connection, &sql, (before, limit as i64), map)
+    many(connection, &sql, (before, rows::integer(limit as u64)), map)
 }
 
 /// Rows for a verifier.
@@ -206,7 +206,7 @@ pub fn audit_rows(connection: &Connection, from: Position, limit: usize) -> Resu
         "select {STORED}, s.stream, e.salts, e.commitments, e.leaf from events e {JOINS}
          where e.position >= ?1 order by e.position limit ?2"
     );
-    let rows = many(connection, &sql, (from.0 as i64, limit as i64), |row| {
+    let rows = many(connection, &sql, (rows::integer(from.0), rows::integer(limit as u64)), |row| {
         Ok((rows::stored(row)?, row.get(10)?, row.get(11)?, row.get(12)?, row.get(13)?))
     })?;
     rows.into_iter()

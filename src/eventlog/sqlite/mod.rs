@@ -188,8 +188,12 @@ impl Readers {
         }
     }
 
-    fn close(&self) {
+    /// Waits for the reads under way, refuses later ones and closes every connection.
+    async fn close(&self) {
+        let all = u32::try_from(self.options.readers.max(1)).unwrap_or(u32::MAX);
+        let waited = self.permits.acquire_many(all).await;
         self.permits.close();
+        drop(waited);
         if let Ok(mut idle) = self.idle.lock() {
             idle.clear();
         }
@@ -282,11 +286,13 @@ impl EventLog for SqliteEventLog {
 
     fn close(&self) -> BoxFuture<'_, ()> {
         async move {
+            // Readers first: only the last connection to close folds the write-ahead log into the file, and a read-only
+            // one cannot.
+            self.readers.close().await;
             let (reply, done) = oneshot::channel();
             if self.commands.send(Command::Close(reply)).await.is_ok() {
                 let _ = done.await;
             }
-            self.readers.close();
         }
         .boxed()
     }

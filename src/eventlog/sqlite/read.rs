@@ -3,6 +3,8 @@
 //! Every filter has an index that drives it: a person by the footprint, types by the type index (several are merged),
 //! a category by the category index. Whatever is left of the filter is a predicate on the driven rows.
 
+use std::collections::BTreeSet;
+
 use rusqlite::types::Value as Sql;
 use rusqlite::{Connection, OptionalExtension, params_from_iter};
 
@@ -12,6 +14,7 @@ use crate::eventlog::{Direction, Fences, Filter, Page, ReadError, ReadQuery, Sto
 
 /// Reads one page.
 pub fn page(connection: &mut Connection, query: &ReadQuery) -> Result<Page, ReadError> {
+    let query = &ReadQuery { limit: query.limit.max(1), ..query.clone() };
     let tx = connection.transaction().map_err(|error| read_error(&error))?;
     let sql = |error: rusqlite::Error| read_error(&error);
     let head: i64 = tx
@@ -41,6 +44,9 @@ fn stream_events(connection: &Connection, name: &str, query: &ReadQuery) -> Resu
     let Some((stream, last)) = row else { return Ok((Vec::new(), None)) };
     let mut select = Select::new(connection, query, &query.filter)?;
     select.and("e.stream = ?", Sql::Integer(stream));
+    if let Some(subject) = query.filter.subject {
+        select.and("e.position in (select position from footprint where subject = ?)", Sql::Blob(subject.0.to_vec()));
+    }
     select.range("e.revision", query);
     let events = select.fetch(connection, "events e indexed by events_by_stream", "e.revision", query)?;
     Ok((events, last.map(|revision| Revision(revision as u64))))
@@ -58,7 +64,8 @@ fn all_events(connection: &Connection, query: &ReadQuery) -> Result<Vec<StoredEv
     }
     if !filter.types.is_empty() {
         let mut merged = Vec::new();
-        for event_type in &filter.types {
+        // The same type named twice must not show its events twice.
+        for event_type in filter.types.iter().collect::<BTreeSet<_>>() {
             let Some(number) = rows::name_id(connection, event_type.as_str()).map_err(|e| read_error(&e))? else {
                 continue;
             };
@@ -72,7 +79,7 @@ fn all_events(connection: &Connection, query: &ReadQuery) -> Result<Vec<StoredEv
         if query.direction == Direction::Backward {
             merged.reverse();
         }
-        merged.truncate(query.limit + 1);
+        merged.truncate(query.limit.saturating_add(1));
         return Ok(merged);
     }
     let mut select = Select::new(connection, query, filter)?;
@@ -92,7 +99,7 @@ impl Select {
     fn new(connection: &Connection, query: &ReadQuery, filter: &Filter) -> Result<Self, ReadError> {
         let mut select = Self { clause: String::from("1"), values: Vec::new() };
         if let Some(until) = query.until {
-            select.and("e.position <= ?", Sql::Integer(until.0 as i64));
+            select.and("e.position <= ?", Sql::Integer(rows::integer(until.0)));
         }
         if let Some(category) = &filter.category {
             let number = rows::name_id(connection, category.as_str()).map_err(|e| read_error(&e))?;
@@ -120,8 +127,7 @@ impl Select {
     fn range(&mut self, column: &str, query: &ReadQuery) {
         if let Some(from) = query.from {
             let operator = if query.direction == Direction::Forward { ">=" } else { "<=" };
-            let from = i64::try_from(from).unwrap_or(i64::MAX);
-            self.and(&format!("{column} {operator} ?"), Sql::Integer(from));
+            self.and(&format!("{column} {operator} ?"), Sql::Integer(rows::integer(from)));
         }
     }
 
@@ -159,7 +165,7 @@ impl Select {
             "select {STORED} from {source} {JOINS} where {} {group} order by {order} {direction} limit ?",
             self.clause
         );
-        self.values.push(Sql::Integer(query.limit as i64 + 1));
+        self.values.push(Sql::Integer(rows::integer(query.limit as u64).saturating_add(1)));
         let failed = |error: rusqlite::Error| read_error(&error);
         let mut statement = connection.prepare_cached(&sql).map_err(failed)?;
         let mut found = statement.query(params_from_iter(self.values)).map_err(failed)?;
@@ -196,13 +202,12 @@ fn cut_to_limits(events: &mut Vec<StoredEvent>, query: &ReadQuery) -> Option<u64
     next
 }
 
-/// Everyone a page speaks of. Metadata holds the owners of slots as `ds_…`; a text that merely looks like one costs a
-/// lookup and nothing else.
+/// Everyone a page speaks of: the owners of slots in the metadata, and those whose pseudonym stands in the public part. A
+/// text that merely looks like one costs a lookup and nothing else.
 fn people(events: &[StoredEvent]) -> impl Iterator<Item = SubjectRef> {
-    events.iter().flat_map(|event| {
-        event
-            .meta
-            .match_indices("ds_")
-            .filter_map(|(at, _)| event.meta.get(at..at + SubjectRef::TEXT_LEN).and_then(SubjectRef::parse))
-    })
+    events.iter().flat_map(|event| pseudonyms(&event.meta).chain(pseudonyms(&event.public)))
+}
+
+fn pseudonyms(text: &str) -> impl Iterator<Item = SubjectRef> {
+    text.match_indices("ds_").filter_map(|(at, _)| text.get(at..at + SubjectRef::TEXT_LEN).and_then(SubjectRef::parse))
 }

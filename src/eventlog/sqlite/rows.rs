@@ -9,6 +9,11 @@ use crate::db;
 use crate::event::{EventId, EventType, Position, Purpose, Revision, StreamName, SubjectRef};
 use crate::eventlog::{Fence, FenceState, Fences, ReadError, StoredEvent};
 
+/// A number as SQLite takes it; what is beyond its range is beyond every row.
+pub fn integer(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
 /// An error of a read, as a fact.
 pub fn read_error(error: &rusqlite::Error) -> ReadError {
     match error {
