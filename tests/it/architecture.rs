@@ -78,7 +78,7 @@ fn source(root: &Path, path: &Path) -> Source {
 /// The line of `#[cfg(test)]` before an in-line `mod`; house rules put tests last.
 fn tests_begin(code: &str) -> usize {
     let lines: Vec<&str> = code.lines().collect();
-    let opens = |at: usize| lines.get(at + 1).is_some_and(|next| next.starts_with("mod ") && next.ends_with('{'));
+    let opens = |at: usize| lines.get(at + 1).is_some_and(|next| next.contains("mod ") && next.ends_with('{'));
     (0..lines.len()).find(|at| lines[*at] == "#[cfg(test)]" && opens(*at)).unwrap_or(lines.len())
 }
 
@@ -339,8 +339,7 @@ fn sql(sources: &[Source]) -> Vec<String> {
 
 fn http_types(sources: &[Source]) -> Vec<String> {
     let above = |source: &&Source| !HTTP.contains(&source.module.as_str()) && source.module != "main";
-    let words =
-        ["axum::", "hyper::", "hyper_util::", "http_body_util::", "tower::", "utoipa::", "utoipa_axum::", "clap::"];
+    let words = ["axum::", "hyper::", "hyper_util::", "http_body_util::", "tower::", "utoipa::", "utoipa_axum::"];
     calls(sources.iter().filter(above), &words)
 }
 

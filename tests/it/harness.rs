@@ -18,6 +18,7 @@ use oubliette::clock::{Clock, Millis};
 use oubliette::config::Config;
 use oubliette::http;
 use oubliette::telemetry::Metrics;
+use oubliette::verify;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
@@ -143,8 +144,10 @@ impl Server {
 
     /// What the whole-store check finds wrong.
     pub async fn verify(&self) -> Vec<String> {
-        let _ = &self.app;
-        Vec::new()
+        let (log, keystore) = (self.app.log.as_ref(), self.app.keys.keystore().as_ref());
+        let report = verify::verify(log, Some(keystore), Some(&self.app.registry), &verify::Options::default()).await;
+        let report = report.expect("the store can be read");
+        report.findings.iter().map(|finding| format!("{finding:?}")).collect()
     }
 
     /// A request with the key `dev`.
