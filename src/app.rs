@@ -181,8 +181,15 @@ impl App {
         let keys = Arc::new(CachedKeystore::new(keystore, cache));
         let leases = Arc::new(Leases::new(config.lease));
         let registry = Arc::new(Registry::new(registry_options(&config)));
-        let sealer = Sealer::new(store, Arc::clone(&entropy));
-        let appender = Appender::new(Arc::clone(&registry), Arc::clone(&keys), sealer, queue.clone(), clock.clone());
+        let sealer = Sealer::new(store, Arc::clone(&entropy), config.limits.slots_per_event);
+        let appender = Appender::new(
+            Arc::clone(&registry),
+            Arc::clone(&keys),
+            sealer,
+            queue.clone(),
+            clock.clone(),
+            Arc::clone(&level),
+        );
         let access = Arc::new(AccessLog::new(queue.clone()));
         let reader = Reader::new(
             crate::read::Parts {

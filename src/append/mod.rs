@@ -7,6 +7,7 @@ pub mod writer;
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::clock::{Clock, Millis};
 use crate::crash;
@@ -59,6 +60,9 @@ pub enum AppendError {
     /// A category that demands an expected revision got none.
     #[error("an expected revision is required")]
     ExpectationRequired,
+    /// The log is older than the erasure record: nobody knows who is forgotten, so nothing personal is taken.
+    #[error("the event log is older than the erasure record")]
+    ErasureRecordBehind,
     /// Personal data of forgotten people: stream index, event index, pointer of the person's id.
     #[error("the event holds personal data of a forgotten data subject")]
     DataSubjectErased(Vec<(usize, usize, String)>),
@@ -93,18 +97,20 @@ pub struct Appender {
     sealer: Sealer,
     writer: Writer,
     clock: Clock,
+    level: Arc<AtomicBool>,
 }
 
 impl Appender {
-    /// An appender over these parts.
+    /// An appender over these parts. `level`: whether the erasure records agree.
     pub fn new(
         registry: Arc<Registry>,
         keys: Arc<CachedKeystore>,
         sealer: Sealer,
         writer: Writer,
         clock: Clock,
+        level: Arc<AtomicBool>,
     ) -> Self {
-        Self { registry, keys, sealer, writer, clock }
+        Self { registry, keys, sealer, writer, clock, level }
     }
 
     /// Appends a caller's events.
@@ -116,6 +122,9 @@ impl Appender {
         let mut findings = Vec::new();
         let prepared = self.prepare(request.appends, &mut findings)?;
         let wants: Vec<Want> = prepared.iter().flat_map(|draft| &draft.events).flat_map(Sealer::wants).collect();
+        if !wants.is_empty() && !self.level.load(Ordering::SeqCst) {
+            return Err(AppendError::ErasureRecordBehind);
+        }
         let granted = if wants.is_empty() { Vec::new() } else { self.keys.ensure(wants).await? };
         let appends = self.seal(&prepared, granted, now)?;
         crash::point("append.sealed");

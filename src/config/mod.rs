@@ -144,9 +144,9 @@ pub struct Config {
     pub leak_guard: LeakGuard,
     /// Limits per request and caller.
     pub limits: Limits,
-    /// Longest time an opened key may be used without asking the keystore again.
+    /// How long an answer may hold personal data it has opened; a forget waits at most this long for it.
     pub lease: Duration,
-    /// Keys of data subjects held in memory.
+    /// People whose keys are kept in memory.
     pub key_cache: usize,
     /// Read connections of the event log.
     pub readers: usize,

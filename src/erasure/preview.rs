@@ -10,7 +10,8 @@ use sha2::{Digest, Sha256};
 
 use crate::domain;
 use crate::event::canonical::canonical;
-use crate::event::{Purpose, SubjectRef};
+use super::Request;
+use crate::event::{Position, Purpose, SubjectRef};
 use crate::eventlog::{Direction, EventLog, Fences, Filter, ReadError, ReadQuery, StoredEvent};
 use crate::sealing::meta::{Meta, SlotMeta};
 
@@ -49,6 +50,8 @@ pub struct Preview {
     pub shared: Shared,
     /// Position of the last event about the person; later ones make the preview stale.
     pub last_position: Option<u64>,
+    /// Latest erasure epoch among the person's fences; a later one makes the preview stale.
+    pub erasure_epoch: u64,
 }
 
 /// Whether a slot is in the scope of an erasure of `subject`, and not already fenced.
@@ -101,7 +104,7 @@ pub async fn compute(
     subject: SubjectRef,
     purposes: Option<&[Purpose]>,
 ) -> Result<Preview, ReadError> {
-    let mut preview = Preview::default();
+    let mut preview = Preview { erasure_epoch: epoch(log, subject).await?, ..Preview::default() };
     let mut streams = BTreeSet::new();
     let mut others = BTreeSet::new();
     walk(log, subject, |event, meta, fences| {
@@ -136,6 +139,21 @@ pub async fn compute(
     preview.shared.other_people = others.len() as u64;
     preview.digest = digest(&preview, subject, purposes);
     Ok(preview)
+}
+
+/// Whether a request's stored preview is what would be computed now: events never change, so it is unless there are
+/// newer ones or newer fences.
+///
+/// # Errors
+/// [`ReadError`] when the log cannot be read.
+pub async fn is_fresh(log: &dyn EventLog, request: &Request) -> Result<bool, ReadError> {
+    let after = request.preview.last_position.map(|position| (Position(position), i32::MAX));
+    let newer = log.footprint(request.subject, after, 1).await?;
+    Ok(newer.is_empty() && epoch(log, request.subject).await? == request.preview.erasure_epoch)
+}
+
+async fn epoch(log: &dyn EventLog, subject: SubjectRef) -> Result<u64, ReadError> {
+    Ok(log.fences(vec![subject]).await?.epoch())
 }
 
 fn digest(preview: &Preview, subject: SubjectRef, purposes: Option<&[Purpose]>) -> String {

@@ -15,7 +15,7 @@ use crate::crash;
 use crate::event::{EventType, ExpectedRevision, Purpose, Revision, StreamName, SubjectKey, SubjectRef, uuid_v7};
 use crate::eventlog::{Direction, Effect, EventLog, Filter, ReadError, ReadQuery, Refused};
 use crate::keystore::lease::Leases;
-use crate::keystore::{CachedKeystore, KeystoreError, Resolved};
+use crate::keystore::{CachedKeystore, DekId, Fetched, KeystoreError, Resolved};
 use crate::secret::{Entropy, EntropyError};
 
 /// Why something about a forget request failed.
@@ -45,6 +45,9 @@ pub enum ForgetError {
     /// The log cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// The erasure that this would undo is not complete yet.
+    #[error("the erasure is not complete yet")]
+    Unfinished,
     /// The approved digest is not of the present preview.
     #[error("the preview is stale")]
     StalePreview {
@@ -150,9 +153,11 @@ impl Requests {
         let now = self.clock.now();
         let approved = Fact::ForgetRequestApproved { preview_digest: digest.to_owned(), by: by.to_owned() };
         let waiting = next(id, Some(request.clone()), &approved, now)?;
-        let current = preview::compute(self.log.as_ref(), request.subject, request.purposes.as_deref()).await?;
-        if current.digest != digest {
-            return Err(ForgetError::StalePreview { current: current.digest });
+        if request.preview.digest != digest || !preview::is_fresh(self.log.as_ref(), &request).await? {
+            let current = self.preview(&request).await?;
+            if current.digest != digest {
+                return Err(ForgetError::StalePreview { current: current.digest });
+            }
         }
         let fenced = Fact::ErasureFenced {
             subject: request.subject.to_string(),
@@ -170,6 +175,8 @@ impl Requests {
         crash::point("forget.before-fence");
         self.step(&request, ExpectedRevision::Exact(revision), &[approved, fenced], vec![fence]).await?;
         crash::point("forget.after-fence");
+        // Answers that began before the fence end, or are broken off, before anybody is told that it holds.
+        self.leases.revoke(request.subject).await;
         // The worker lives as long as the process; what it does not get now it finds in the log at the next start.
         let _ = self.work.send(id.to_owned());
         Ok(Some(request))
@@ -238,14 +245,7 @@ impl Requests {
         basis: &str,
         by: &str,
     ) -> Result<SubjectRef, ForgetError> {
-        let known = match &subject {
-            SubjectKey::Ref(subject) => Some(*subject),
-            SubjectKey::External(id) => match self.keys.resolve(vec![id.clone()]).await?.first() {
-                Some(Resolved::Known(subject)) => Some(*subject),
-                Some(Resolved::Erased) => None,
-                _ => return Err(ForgetError::NoSuchSubject),
-            },
-        };
+        let known = self.erased_scope(&subject, &purposes).await?;
         // The log first: were the keystore first and the process died between, a later generation would be in use that
         // a second forget would not fence.
         let effects = match known {
@@ -260,6 +260,41 @@ impl Requests {
         self.appender.append_system(stream, ExpectedRevision::Any, vec![(event_type, data)], effects).await?;
         let renewed = self.keys.keystore().reauthorize(subject, purposes).await?;
         renewed.ok_or(ForgetError::NoSuchSubject)
+    }
+
+    /// The pseudonym of a person still known whose purposes are all destroyed, or `None` for a person who is wholly.
+    ///
+    /// # Errors
+    /// [`ForgetError::NoSuchSubject`] when there is nothing erased, [`ForgetError::Unfinished`] while keys still live.
+    async fn erased_scope(
+        &self,
+        subject: &SubjectKey,
+        purposes: &[Purpose],
+    ) -> Result<Option<SubjectRef>, ForgetError> {
+        let known = match subject {
+            SubjectKey::Ref(subject) => *subject,
+            SubjectKey::External(id) => match self.keys.keystore().resolve(vec![id.clone()]).await?.first() {
+                Some(Resolved::Known(subject)) => *subject,
+                Some(Resolved::Erased) => return Ok(None),
+                _ => return Err(ForgetError::NoSuchSubject),
+            },
+        };
+        let fences = self.log.fences(vec![known]).await?;
+        let fences = fences.0.get(&known).map(Vec::as_slice).unwrap_or_default();
+        let fenced = |purpose: &Purpose| fences.iter().find(|fence| fence.purpose.as_ref() == Some(purpose));
+        let ids: Option<Vec<DekId>> = purposes
+            .iter()
+            .map(|purpose| {
+                let generation = fenced(purpose)?.generation;
+                Some(DekId { subject: known, purpose: purpose.clone(), generation })
+            })
+            .collect();
+        let ids = ids.filter(|ids| !ids.is_empty()).ok_or(ForgetError::NoSuchSubject)?;
+        let fetched = self.keys.keystore().fetch(ids).await?;
+        if fetched.iter().all(|answer| matches!(answer, Fetched::Destroyed { .. })) {
+            return Ok(Some(known));
+        }
+        Err(ForgetError::Unfinished)
     }
 
     async fn decide(&self, id: &str, fact: Fact) -> Result<Option<Request>, ForgetError> {

@@ -1,6 +1,6 @@
 //! The saga after the fence: destroy, evict, wash, verify, complete (F2 to F7).
 //!
-//! Owns: the only call that destroys keys. Every step is idempotent and its end is an event, so a crash anywhere resumes
+//! Owns: the destruction of keys (start-up recovery repeats what was done here before). Every step is idempotent and its end is an event, so a crash anywhere resumes
 //! by folding the stream. Requests are taken in the order of the erasure record, those that wait are destroyed together
 //! and share one wash. A step that fails is retried with growing pauses; nothing is ever reported as done that is not.
 

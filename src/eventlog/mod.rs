@@ -114,6 +114,9 @@ pub trait EventLog: Send + Sync {
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<RequestRow>, ReadError>>;
 
+    /// Number of forget requests by status.
+    fn request_counts(&self) -> BoxFuture<'_, Result<Vec<(String, u64)>, ReadError>>;
+
     /// Personal reads, newest first; all, or those of one person; before an entry.
     fn access_log(
         &self,

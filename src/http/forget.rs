@@ -10,14 +10,13 @@ use serde_json::{Value, json};
 
 use super::cursor;
 use super::extract::{Caller, Json, Query, Shared, prefer_wait};
-use super::problem::{Problem, ProblemBody};
+use super::problem::{self, Problem, ProblemBody};
 use crate::auth::Permission;
 use crate::clock::Millis;
 use crate::erasure::requests::{ForgetError, OpenRequest};
 use crate::erasure::{Request, Status};
 use crate::event::{Purpose, SubjectKey};
 use crate::schema::lint;
-use crate::telemetry::ForgetStatus;
 
 /// Longest time a caller can ask to wait.
 pub const LONGEST_WAIT: Duration = Duration::from_mins(1);
@@ -208,6 +207,7 @@ pub async fn reauthorize(
     body: Json,
 ) -> Result<Response, Problem> {
     caller.require(Permission::AcknowledgePrivacy)?;
+    level(&app)?;
     let wish: Reauthorization = body.into()?;
     let named = match (id.as_str(), &wish.data_subject) {
         ("-", Some(named)) => named.clone(),
@@ -231,7 +231,13 @@ pub async fn reauthorize(
     Ok((StatusCode::CREATED, axum::Json(body)).into_response())
 }
 
+/// While the log is older than the erasure record, an erasure would get a number that another one has.
+fn level(app: &Shared) -> Result<(), Problem> {
+    if app.is_level() { Ok(()) } else { Err(problem::record_behind()) }
+}
+
 async fn open_request(app: &Shared, caller: &Caller, body: Json) -> Result<Request, Problem> {
+    level(app)?;
     let wish: Wish = body.into()?;
     let purposes = match &wish.scope {
         None => None,
@@ -270,10 +276,7 @@ async fn open_request(app: &Shared, caller: &Caller, body: Json) -> Result<Reque
         Err(ForgetError::AlreadyErased) if !caller.principal.may(Permission::ReadForgetRequests) => {
             Err(Problem::not_found())
         }
-        other => {
-            app.metrics.forget_requests(ForgetStatus::Previewed, 1);
-            Ok(other?)
-        }
+        other => Ok(other?),
     }
 }
 
@@ -284,16 +287,15 @@ async fn approve_and_wait(
     id: &str,
     digest: &str,
 ) -> Result<Response, Problem> {
+    level(app)?;
     let began = std::time::Instant::now();
     let fenced = app.requests.approve(id, digest, &caller.principal.id).await?.ok_or_else(Problem::not_found)?;
-    app.metrics.forget_requests(ForgetStatus::Fenced, 1);
     let request = match prefer_wait(headers, LONGEST_WAIT.as_secs()) {
         Some(wait) => app.requests.wait(id, wait).await?.unwrap_or(fenced),
         None => fenced,
     };
     let done = request.status == Status::Completed;
     if done {
-        app.metrics.forget_requests(ForgetStatus::Completed, 1);
         app.metrics.forget_duration.observe(began.elapsed().as_secs_f64());
     }
     let status = if done { StatusCode::OK } else { StatusCode::ACCEPTED };

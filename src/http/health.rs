@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::extract::{Query, Shared};
 use super::problem::{Problem, ProblemBody};
+use crate::telemetry::ForgetStatus;
 
 /// Whether the process answers.
 #[utoipa::path(get, path = "/livez", tag = "health",
@@ -44,6 +45,11 @@ pub async fn readyz(State(app): State<Shared>, mut query: Query) -> Result<Respo
     responses((status = 200, description = "OpenMetrics", body = String, content_type = "application/openmetrics-text")))]
 pub async fn metrics(State(app): State<Shared>) -> Response {
     app.metrics.writer_queue_depth.set(app.writer.waiting() as i64);
+    let counts = app.log.request_counts().await.unwrap_or_default();
+    for status in ForgetStatus::ALL {
+        let count = counts.iter().find(|(word, _)| word == status.as_str()).map_or(0, |(_, count)| *count);
+        app.metrics.forget_requests(*status, count);
+    }
     let media = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, media)], app.metrics.encode()).into_response()
 }

@@ -182,6 +182,7 @@ pub fn append(error: AppendError, place: Place<'_>, by_header: bool) -> Problem 
             "precondition-required",
             "This category demands an expected revision",
         ),
+        AppendError::ErasureRecordBehind => record_behind(),
         AppendError::DataSubjectErased(people) => {
             let problem = Problem::new(
                 StatusCode::CONFLICT,
@@ -271,6 +272,14 @@ pub fn internal() -> Problem {
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "The server failed; the request id is in its log")
 }
 
+/// 503 `erasure-record-behind`: nothing personal moves until the newer record is there.
+pub fn record_behind() -> Problem {
+    unavailable(
+        "erasure-record-behind",
+        "The event log is older than the erasure record; personal data stays sealed until it is restored",
+    )
+}
+
 /// 503 with `Retry-After`.
 pub fn unavailable(code: &'static str, title: &str) -> Problem {
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, title).retry_after(1)
@@ -322,10 +331,7 @@ impl From<ReadFailed> for Problem {
             }
             ReadFailed::KeyUnknown => unavailable("key-store-unavailable", keys),
             ReadFailed::Log(error) => error.into(),
-            ReadFailed::ErasureRecordBehind => unavailable(
-                "erasure-record-behind",
-                "The event log is older than the erasure record; personal data stays sealed until it is restored",
-            ),
+            ReadFailed::ErasureRecordBehind => record_behind(),
         }
     }
 }
@@ -346,6 +352,11 @@ impl From<ForgetError> for Problem {
             ForgetError::Keystore(error) => error.into(),
             ForgetError::NoSuchSubject => Self::not_found(),
             ForgetError::Read(error) => error.into(),
+            ForgetError::Unfinished => Self::new(
+                StatusCode::CONFLICT,
+                "invalid-transition",
+                "The erasure is not complete yet; try again when it is",
+            ),
             ForgetError::StalePreview { current } => {
                 Self::new(StatusCode::CONFLICT, "preview-stale", "Something changed since the preview; look again")
                     .with("preview_digest", current)

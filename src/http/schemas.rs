@@ -14,7 +14,7 @@ use crate::auth::Permission;
 use crate::event::{Category, EventType};
 use crate::eventlog::{Direction, Filter, ReadQuery};
 use crate::read::{Purposes, Redaction, Viewer};
-use crate::schema::{Candidate, CategorySettings, Compatibility, RegistryRecord, SchemaVersion};
+use crate::schema::{Candidate, CategorySettings, Compatibility, RegistrationError, RegistryRecord, SchemaVersion};
 
 /// Most stored events that a report names.
 const MOST_NAMED: usize = 10;
@@ -61,11 +61,13 @@ pub async fn register(
     Json(schema): Json,
 ) -> Result<Response, Problem> {
     let acknowledged = acknowledged(&caller, &mut query)?;
-    if !acknowledged {
-        caller.require(Permission::ChangeSchemas)?;
-    }
     query.finish()?;
     let name = event_type(&name)?;
+    // An officer registers only what needs an officer; everything else is the administrator's.
+    let needed = matches!(app.registry.check(&name, &schema, false), Err(RegistrationError::PrivacyAckRequired(_)));
+    if !(acknowledged && needed) {
+        caller.require(Permission::ChangeSchemas)?;
+    }
     let candidate = app.registry.check(&name, &schema, acknowledged).map_err(problem::registration)?;
     if candidate.unchanged {
         return Ok(version_answer(StatusCode::OK, &name, candidate.version));
@@ -116,7 +118,7 @@ pub async fn check(
             let report = against_stored(&app, &name, &candidate).await?;
             Ok(axum::Json(report.to_value(&candidate)))
         }
-        Err(crate::schema::RegistrationError::Incompatible(report)) => Ok(axum::Json(json!(report))),
+        Err(RegistrationError::Incompatible(report)) => Ok(axum::Json(json!(report))),
         Err(error) => Err(problem::registration(error)),
     }
 }

@@ -16,7 +16,7 @@ use crate::eventlog::AccessEntry;
 /// Length of a window in milliseconds.
 pub const WINDOW_MS: i64 = 60_000;
 
-/// Most open windows; when there are more, the oldest are closed early.
+/// Most open windows. Beyond it no new one is opened: then every read gets an entry of its own.
 const MOST_WINDOWS: usize = 100_000;
 
 /// The access log could not be written, so the read must not happen.
@@ -48,6 +48,7 @@ struct Key {
     subject: SubjectRef,
 }
 
+#[derive(Clone, Copy)]
 struct Window {
     began: Millis,
     /// Values seen after the entry that opened the window.
@@ -66,19 +67,20 @@ impl AccessLog {
     /// # Errors
     /// [`AccessRefused`]: the values must not be shown.
     pub async fn record(&self, viewer: &Viewer, viewings: Vec<Viewing>, now: Millis) -> Result<(), AccessRefused> {
-        let (entries, opened) = self.count(viewer, viewings, now);
-        if entries.is_empty() {
+        let (mut entries, opening) = self.count(viewer, viewings, now);
+        if opening.is_empty() {
             return Ok(());
         }
-        let written = self.writer.record_access(entries).await;
-        if written.is_err() {
-            // Not durable: the next read must try again rather than be counted.
-            let mut windows = self.lock();
-            for key in opened {
-                windows.remove(&key);
+        entries.extend(opening.iter().map(|(key, fields)| first_entry(viewer, key, *fields, now)));
+        self.writer.record_access(entries).await?;
+        // Only now: a window opened before its entry is durable would let another read of the minute leave unlogged.
+        let mut windows = self.lock();
+        for (key, _) in opening {
+            if windows.len() < MOST_WINDOWS {
+                windows.entry(key).or_insert(Window { began: now, later: 0, route: viewer.route });
             }
         }
-        written.map_err(AccessRefused)
+        Ok(())
     }
 
     /// Writes the counts of windows that are over. Called on a timer and at shutdown.
@@ -101,15 +103,25 @@ impl AccessLog {
             return Ok(());
         }
         if let Err(error) = self.writer.record_access(entries).await {
-            self.lock().extend(over);
+            let mut windows = self.lock();
+            for (key, window) in over {
+                let kept = windows.entry(key).or_insert(Window { later: 0, ..window });
+                kept.later = kept.later.saturating_add(window.later);
+            }
             return Err(AccessRefused(error));
         }
         Ok(())
     }
 
-    fn count(&self, viewer: &Viewer, viewings: Vec<Viewing>, now: Millis) -> (Vec<AccessEntry>, Vec<Key>) {
+    /// Counts what open windows cover. Gives summaries of windows that are over, and the reads that need an entry.
+    fn count(
+        &self,
+        viewer: &Viewer,
+        viewings: Vec<Viewing>,
+        now: Millis,
+    ) -> (Vec<AccessEntry>, Vec<(Key, u32)>) {
         let mut windows = self.lock();
-        let (mut entries, mut opened) = (Vec::new(), Vec::new());
+        let (mut summaries, mut opening) = (Vec::new(), Vec::new());
         for viewing in viewings {
             let key = Key { principal: viewer.principal.clone(), purpose: viewing.purpose, subject: viewing.subject };
             if let Some(window) = windows.get_mut(&key)
@@ -118,31 +130,31 @@ impl AccessLog {
                 window.later = window.later.saturating_add(viewing.fields);
                 continue;
             }
-            entries.push(AccessEntry {
-                at: now,
-                principal: key.principal.clone(),
-                purpose: key.purpose.clone(),
-                subject: key.subject,
-                route: viewer.route.into(),
-                fields: viewing.fields,
-                reason: viewer.reason.clone(),
-                request: viewer.request.clone(),
-            });
             if let Some((old, window)) = windows.remove_entry(&key)
                 && window.later > 0
             {
-                entries.push(summary(&old, &window));
+                summaries.push(summary(&old, &window));
             }
-            if windows.len() < MOST_WINDOWS {
-                windows.insert(key.clone(), Window { began: now, later: 0, route: viewer.route });
-                opened.push(key);
-            }
+            opening.push((key, viewing.fields));
         }
-        (entries, opened)
+        (summaries, opening)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Window>> {
         self.windows.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+fn first_entry(viewer: &Viewer, key: &Key, fields: u32, now: Millis) -> AccessEntry {
+    AccessEntry {
+        at: now,
+        principal: key.principal.clone(),
+        purpose: key.purpose.clone(),
+        subject: key.subject,
+        route: viewer.route.into(),
+        fields,
+        reason: viewer.reason.clone(),
+        request: viewer.request.clone(),
     }
 }
 

@@ -12,11 +12,14 @@ use serde_json::Value;
 use super::Violation;
 use crate::event::canonical::canonical;
 
-/// What every string is replaced by, unless its format asks for more.
-const ERASED: &str = "[erased]";
+/// What every string is replaced by, unless its format asks for more: `[erased]`, `[withheld]`, … An outage must not
+/// even look like an erasure.
+const STATED: &str = "[{state}]";
 /// RFC 2606 reserves `.invalid`: no mail can ever arrive.
-const ERASED_EMAIL: &str = "erased@redacted.invalid";
-const ERASED_URI: &str = "about:blank#erased";
+const STATED_EMAIL: &str = "{state}@redacted.invalid";
+const STATED_URI: &str = "about:blank#{state}";
+/// Where the longer words do not fit.
+const ERASED: &str = "[erased]";
 const NIL_UUID: &str = "00000000-0000-0000-0000-000000000000";
 
 /// The facts a template may name.
@@ -78,7 +81,7 @@ impl Placeholder {
         }
         let is_email = category.is_some_and(|name| name.rsplit('.').next() == Some("email"));
         Self::new(match value {
-            Value::String(_) => Value::from(if is_email { ERASED_EMAIL } else { ERASED }),
+            Value::String(_) => Value::from(if is_email { STATED_EMAIL } else { STATED }),
             Value::Array(_) => Value::Array(Vec::new()),
             Value::Object(_) => Value::Object(serde_json::Map::new()),
             Value::Null | Value::Bool(_) | Value::Number(_) => Value::Null,
@@ -165,9 +168,10 @@ pub(super) fn settle(
             .hint("every expansion must be valid, also where {article}, {date} and {request} are empty"))
         };
     }
-    let defaults = [ERASED, ERASED_EMAIL, ERASED_URI, NIL_UUID].into_iter().map(Value::from);
+    let defaults = [STATED, STATED_EMAIL, STATED_URI, ERASED, NIL_UUID].into_iter().map(Value::from);
     let empty = [Value::Array(Vec::new()), Value::Object(serde_json::Map::new()), Value::Null];
-    defaults.chain(empty).find(accepted).map(Placeholder::new).ok_or_else(|| {
+    let fits = |placeholder: &Placeholder| extremes("").all(|facts| accepted(&placeholder.rendered(&facts)));
+    defaults.chain(empty).map(Placeholder::new).find(fits).ok_or_else(|| {
         Violation::new("placeholder-required", format!("{location}/x-personal-data"), {
             "no default placeholder is valid here"
         })
@@ -201,10 +205,11 @@ mod tests {
             let validator = super::super::document::options(jsonschema::Draft::Draft202012).build(&schema).unwrap();
             settle(None, None, &[&validator], "#").map(|p| p.value().clone()).map_err(|v| v.code)
         };
-        assert_eq!(default(json!({"type": "string"})), Ok(json!("[erased]")));
-        assert_eq!(default(json!({"type": ["string", "null"]})), Ok(json!("[erased]")));
-        assert_eq!(default(json!({"type": "string", "format": "email"})), Ok(json!("erased@redacted.invalid")));
-        assert_eq!(default(json!({"type": "string", "format": "uri"})), Ok(json!("about:blank#erased")));
+        assert_eq!(default(json!({"type": "string"})), Ok(json!("[{state}]")));
+        assert_eq!(default(json!({"type": "string", "maxLength": 8})), Ok(json!("[erased]")));
+        assert_eq!(default(json!({"type": ["string", "null"]})), Ok(json!("[{state}]")));
+        assert_eq!(default(json!({"type": "string", "format": "email"})), Ok(json!("{state}@redacted.invalid")));
+        assert_eq!(default(json!({"type": "string", "format": "uri"})), Ok(json!("about:blank#{state}")));
         assert_eq!(default(json!({"type": "string", "format": "uuid"})), Ok(json!(NIL_UUID)));
         assert_eq!(default(json!({"type": ["string", "null"], "format": "date"})), Ok(Value::Null));
         assert_eq!(default(json!({"type": "array", "items": {"type": "integer"}})), Ok(json!([])));
@@ -229,8 +234,8 @@ mod tests {
     #[test]
     fn in_line_defaults_keep_the_type() {
         let of = |value: Value, category| Placeholder::inline_default(&value, category, None).value().clone();
-        assert_eq!(of(json!("x"), None), json!("[erased]"));
-        assert_eq!(of(json!("x"), Some("contact.email")), json!("erased@redacted.invalid"));
+        assert_eq!(of(json!("x"), None), json!("[{state}]"));
+        assert_eq!(of(json!("x"), Some("contact.email")), json!("{state}@redacted.invalid"));
         assert_eq!(of(json!([1]), None), json!([]));
         assert_eq!(of(json!(0), None), Value::Null);
         assert_eq!(Placeholder::inline_default(&json!(1), None, Some(&json!("gone"))).value(), &json!("gone"));

@@ -129,20 +129,18 @@ pub enum SealError {
     },
 }
 
-/// Most slots of one event.
-pub const MAX_SLOTS: usize = 64;
-
 /// Seals events of one store.
 #[derive(Clone)]
 pub struct Sealer {
     store: StoreId,
     entropy: Arc<Entropy>,
+    most_slots: usize,
 }
 
 impl Sealer {
-    /// A sealer for a store.
-    pub fn new(store: StoreId, entropy: Arc<Entropy>) -> Self {
-        Self { store, entropy }
+    /// A sealer for a store; an event has at most `most_slots` slots.
+    pub fn new(store: StoreId, entropy: Arc<Entropy>, most_slots: usize) -> Self {
+        Self { store, entropy, most_slots }
     }
 
     /// The store.
@@ -178,7 +176,7 @@ impl Sealer {
     /// # Errors
     /// [`SealError`]; nothing was written.
     pub fn seal(&self, id: EventId, prepared: &Prepared, people: &[Person]) -> Result<SealedEvent, SealError> {
-        let plan = slots::plan(prepared, people)?;
+        let plan = slots::plan(prepared, people, self.most_slots)?;
         let schema_version = prepared.schema_version.unwrap_or(0);
         let (public, offsets) = cut_out(prepared, people);
         let mut draft = MetaDraft { members: context(&prepared.event), ..MetaDraft::default() };

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::envelope::{self, OpenError};
 use super::meta::SlotDraft;
-use super::{FootprintEntry, MAX_SLOTS, Offsets, Person, SealError};
+use super::{FootprintEntry, Offsets, Person, SealError};
 use crate::event::canonical::{canonical, push_string};
 use crate::event::{Purpose, SubjectRef};
 use crate::keystore::Dek;
@@ -82,7 +82,7 @@ impl Slot<'_> {
 }
 
 /// The slots of an event, in a fixed order: by owners, then purpose.
-pub(super) fn plan<'a>(prepared: &'a Prepared, people: &[Person]) -> Result<Vec<Slot<'a>>, SealError> {
+pub(super) fn plan<'a>(prepared: &'a Prepared, people: &[Person], most: usize) -> Result<Vec<Slot<'a>>, SealError> {
     let mut slots: BTreeMap<(Vec<SubjectRef>, Purpose), Slot<'a>> = BTreeMap::new();
     for field in &prepared.fields {
         let value = field.path.lookup(&prepared.event.data).ok_or(SealError::MissingKey)?;
@@ -97,8 +97,8 @@ pub(super) fn plan<'a>(prepared: &'a Prepared, people: &[Person]) -> Result<Vec<
             }
         }
     }
-    if slots.len() > MAX_SLOTS {
-        return Err(SealError::TooManySlots { slots: slots.len(), limit: MAX_SLOTS });
+    if slots.len() > most {
+        return Err(SealError::TooManySlots { slots: slots.len(), limit: most });
     }
     Ok(slots.into_values().collect())
 }

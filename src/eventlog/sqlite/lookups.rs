@@ -168,6 +168,13 @@ pub fn requests(
     })
 }
 
+/// Number of forget requests by status: the index on status holds it.
+pub fn request_counts(connection: &Connection) -> Result<Vec<(String, u64)>> {
+    many(connection, "select status, count(*) from forget_requests group by status", [], |row| {
+        Ok((row.get(0)?, row.get::<_, i64>(1)? as u64))
+    })
+}
+
 /// Personal reads, newest first.
 pub fn access_log(
     connection: &Connection,

@@ -275,6 +275,10 @@ impl EventLog for SqliteEventLog {
         self.with_reader(move |connection| lookups::requests(connection, status.as_deref(), after.as_deref(), limit))
     }
 
+    fn request_counts(&self) -> BoxFuture<'_, Result<Vec<(String, u64)>, ReadError>> {
+        self.with_reader(|connection| lookups::request_counts(connection))
+    }
+
     fn access_log(
         &self,
         subject: Option<SubjectRef>,
