@@ -1,3 +1,1 @@
-//! The binary.
-
 fn main() {}

@@ -80,7 +80,7 @@ impl<M: std::hash::Hash + Eq> Plan<M> {
                 *left -= 1;
                 (*fault, true)
             }
-            Rate::OneIn(n) => (*fault, random % *n == 0),
+            Rate::OneIn(n) => (*fault, random.is_multiple_of(*n)),
         };
         self.failed += u64::from(hit);
         hit.then_some(fault)
