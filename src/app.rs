@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::append::Appender;
@@ -145,6 +146,8 @@ pub struct App {
     pub level: Arc<AtomicBool>,
     /// The queue.
     pub writer: Writer,
+    /// Becomes true when the server begins to stop: live streams end then.
+    pub stopping: watch::Sender<bool>,
     access: Arc<AccessLog>,
     tasks: Vec<JoinHandle<()>>,
     /// Held open for its lock.
@@ -235,6 +238,7 @@ impl App {
             metrics,
             level,
             writer: queue,
+            stopping: watch::Sender::new(false),
             access,
             tasks: vec![flush_task, worker_task, writer_task],
             _lock: lock,
@@ -245,6 +249,11 @@ impl App {
     /// Whether personal data may be served.
     pub fn is_level(&self) -> bool {
         self.level.load(Ordering::SeqCst)
+    }
+
+    /// Says that the server is about to stop, so that answers without an end come to one.
+    pub fn begin_to_stop(&self) {
+        self.stopping.send_replace(true);
     }
 
     /// Stops in order: what is queued is committed, counts of reads are written, the keystore is washed, both close.

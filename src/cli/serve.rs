@@ -44,12 +44,14 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let (app, first) = App::start(config, clock, metrics).await?;
     announce(&app.config, address, &first)?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stopping = Arc::clone(&app);
     let shutdown = async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
         tracing::info!("stopping: no new connections");
+        stopping.begin_to_stop();
     };
     http::serve::serve(http::router(Arc::clone(&app)), listener, &limits, shutdown).await;
     app.stop().await;

@@ -8,9 +8,9 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::Request;
 use crate::domain;
 use crate::event::canonical::canonical;
-use super::Request;
 use crate::event::{Position, Purpose, SubjectRef};
 use crate::eventlog::{Direction, EventLog, Fences, Filter, ReadError, ReadQuery, StoredEvent};
 use crate::sealing::meta::{Meta, SlotMeta};

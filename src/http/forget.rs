@@ -185,6 +185,33 @@ pub async fn list(State(app): State<Shared>, caller: Caller, mut query: Query) -
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct Lookup {
+    data_subject: String,
+}
+
+/// The pseudonym of a person you know by your own id. The id travels in the body, never in a URL; the lookup is in the
+/// access log. Unknown and forgotten people get the same answer.
+#[utoipa::path(post, path = "/v1/data-subjects/lookups", tag = "privacy", request_body = Value,
+    responses((status = 200, description = "The pseudonym", body = Value),
+        (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json")))]
+pub async fn lookup(
+    State(app): State<Shared>,
+    caller: Caller,
+    headers: HeaderMap,
+    mut query: Query,
+    body: Json,
+) -> Result<axum::Json<Value>, Problem> {
+    caller.require(Permission::FindBySubject)?;
+    let viewer = caller.viewer(&headers, &mut query, "/v1/data-subjects/lookups")?;
+    query.finish()?;
+    let Lookup { data_subject } = body.into()?;
+    let SubjectKey::External(id) = subject(&data_subject)? else { return Err(Problem::not_found()) };
+    let found = app.reader.lookup(id, &viewer).await?.ok_or_else(Problem::not_found)?;
+    Ok(axum::Json(json!({"data_subject": found.to_string()})))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Reauthorization {
     #[serde(default)]
     data_subject: Option<String>,

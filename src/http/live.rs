@@ -13,6 +13,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use futures_util::Stream;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use super::extract::{Caller, Query, Shared, text_header};
 use super::problem::Problem;
@@ -71,7 +72,8 @@ pub async fn events(
     };
     let shows_system = caller.principal.may(Permission::ReadSystem) && subscription.system;
     let follower = Follower::new(app.reader.clone(), viewer, subscription, position, HEARTBEAT);
-    let state = Live { app, follower, one_stream, shows_system, stage: Stage::Opening, _open: open };
+    let stopping = app.stopping.subscribe();
+    let state = Live { app, follower, one_stream, shows_system, stage: Stage::Opening, stopping, _open: open };
     let mut response = Response::new(leased(frames(state), guard));
     personal_headers(response.headers_mut(), "text/event-stream");
     response.headers_mut().insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
@@ -95,6 +97,7 @@ struct Live {
     one_stream: bool,
     shows_system: bool,
     stage: Stage,
+    stopping: watch::Receiver<bool>,
     _open: Open,
 }
 
@@ -114,7 +117,11 @@ fn frames(live: Live) -> impl Stream<Item = Result<LeasedChunk, Infallible>> {
             live.stage = Stage::Running;
             return Some((Ok((Bytes::from_static(b"retry: 2000\n\n"), None)), live));
         }
-        let chunk = match live.follower.next().await {
+        let next = tokio::select! {
+            next = live.follower.next() => next,
+            _ = live.stopping.wait_for(|stopping| *stopping) => return None,
+        };
+        let chunk = match next {
             Ok(Frame::Page(page)) => {
                 count(&live.app, &page);
                 events_chunk(&live, *page)

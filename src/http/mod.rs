@@ -36,7 +36,8 @@ use extract::{Caller, Shared};
 use problem::{Problem, REQUEST_ID};
 
 /// Paths that need no API key.
-const OPEN: [&str; 6] = ["/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/rapidoc.js"];
+const OPEN: [&str; 7] =
+    ["/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/rapidoc.js", "/problems/{code}"];
 
 #[derive(OpenApi)]
 #[openapi(
@@ -72,6 +73,7 @@ fn api() -> OpenApiRouter<Shared> {
         .routes(routes!(forget::reject))
         .routes(routes!(forget::cancel))
         .routes(routes!(forget::forget))
+        .routes(routes!(forget::lookup))
         .routes(routes!(forget::reauthorize))
         .routes(routes!(admin::issue_key, admin::list_keys))
         .routes(routes!(admin::revoke_key))

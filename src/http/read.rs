@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::extract::{Caller, Query, Shared};
 use super::problem::{Problem, ProblemBody};
-use super::serve::{LeasedChunk, SocketGuard, leased};
+use super::serve::{LeasedChunk, SocketGuard, leased, leased_whole};
 use super::{cursor, live};
 use crate::auth::Permission;
 use crate::clock::Millis;
@@ -299,8 +299,7 @@ async fn page(
     body.extend_from_slice(b"],\"next\":");
     body.extend_from_slice(next.as_ref().map_or_else(|| "null".to_owned(), |c| format!("\"{c}\"")).as_bytes());
     body.extend_from_slice(format!(",\"head\":{}}}", page.head).as_bytes());
-    let chunk: LeasedChunk = (Bytes::from(body), Some(page.lease));
-    let mut response = Response::new(leased(futures_util::stream::iter([Ok(chunk)]), guard));
+    let mut response = Response::new(leased_whole(Bytes::from(body), page.lease, guard));
     personal_headers(response.headers_mut(), "application/json");
     if let Some(tag) = tag.and_then(|tag| HeaderValue::from_str(&tag).ok()) {
         response.headers_mut().insert(header::ETAG, tag);

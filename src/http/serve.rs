@@ -15,6 +15,7 @@ use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::Stream;
+use hyper::body::{Frame, SizeHint};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
@@ -115,6 +116,40 @@ pub fn leased(
     guard: Option<SocketGuard>,
 ) -> Body {
     Body::from_stream(LeasedBody { chunks: Box::pin(chunks), guard })
+}
+
+/// A body of one chunk, whose length is known.
+pub fn leased_whole(bytes: Bytes, lease: Lease, guard: Option<SocketGuard>) -> Body {
+    Body::new(WholeBody { bytes: Some((bytes, lease)), guard })
+}
+
+struct WholeBody {
+    bytes: Option<(Bytes, Lease)>,
+    guard: Option<SocketGuard>,
+}
+
+impl hyper::body::Body for WholeBody {
+    type Data = Bytes;
+    type Error = LeaseLost;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, LeaseLost>>> {
+        let Some((bytes, lease)) = self.bytes.take() else { return Poll::Ready(None) };
+        if lease.check().is_err() {
+            return Poll::Ready(Some(Err(LeaseLost)));
+        }
+        if let Some(guard) = &self.guard {
+            guard.hold(lease);
+        }
+        Poll::Ready(Some(Ok(Frame::data(bytes))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.bytes.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.bytes.as_ref().map_or(0, |(bytes, _)| bytes.len() as u64))
+    }
 }
 
 /// The lease of a chunk was lost before it could leave: the answer is broken off.

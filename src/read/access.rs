@@ -114,12 +114,7 @@ impl AccessLog {
     }
 
     /// Counts what open windows cover. Gives summaries of windows that are over, and the reads that need an entry.
-    fn count(
-        &self,
-        viewer: &Viewer,
-        viewings: Vec<Viewing>,
-        now: Millis,
-    ) -> (Vec<AccessEntry>, Vec<(Key, u32)>) {
+    fn count(&self, viewer: &Viewer, viewings: Vec<Viewing>, now: Millis) -> (Vec<AccessEntry>, Vec<(Key, u32)>) {
         let mut windows = self.lock();
         let (mut summaries, mut opening) = (Vec::new(), Vec::new());
         for viewing in viewings {

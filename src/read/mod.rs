@@ -16,8 +16,8 @@ use crate::clock::Clock;
 use crate::event::{ExternalId, Position, Revision, StoreId, SubjectRef};
 use crate::eventlog::{EventLog, Fence, Page, ReadError, ReadQuery, StoredEvent};
 use crate::keystore::CachedKeystore;
-use crate::keystore::KeystoreError;
 use crate::keystore::lease::{Lease, Leases};
+use crate::keystore::{KeystoreError, Resolved};
 use crate::schema::Registry;
 use crate::sealing::OpenedSlot;
 use crate::sealing::meta::Meta;
@@ -198,6 +198,21 @@ impl Reader {
     /// The log, for reads that show no event.
     pub fn log(&self) -> &Arc<dyn EventLog> {
         &self.parts.log
+    }
+
+    /// Finds the pseudonym of a person still known; recorded like any other personal read.
+    ///
+    /// # Errors
+    /// [`ReadFailed`].
+    pub async fn lookup(&self, id: ExternalId, viewer: &Viewer) -> Result<Option<SubjectRef>, ReadFailed> {
+        if !self.parts.level.load(Ordering::SeqCst) {
+            return Err(ReadFailed::ErasureRecordBehind);
+        }
+        let found = self.parts.keys.resolve(vec![id]).await?;
+        let Some(Resolved::Known(subject)) = found.first().copied() else { return Ok(None) };
+        let viewing = Viewing { subject, purpose: "$identity".to_owned(), fields: 1 };
+        self.parts.access.record(viewer, vec![viewing], self.parts.clock.now()).await?;
+        Ok(Some(subject))
     }
 
     /// Reads and renders one page.

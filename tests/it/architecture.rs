@@ -66,7 +66,10 @@ fn collect(dir: &Path, paths: &mut Vec<PathBuf>) {
 
 fn source(root: &Path, path: &Path) -> Source {
     let text = std::fs::read_to_string(path).unwrap();
-    let path = path.strip_prefix(root).unwrap().to_str().unwrap().replace('\\', "/");
+    source_of(path.strip_prefix(root).unwrap().to_str().unwrap().replace('\\', "/"), text)
+}
+
+fn source_of(path: String, text: String) -> Source {
     let module = path.split('/').next().unwrap().trim_end_matches(".rs").to_owned();
     let code = blank(&text);
     // A file that is all tests (`mod tests;` elsewhere) has no line outside them.
@@ -78,7 +81,9 @@ fn source(root: &Path, path: &Path) -> Source {
 /// The line of `#[cfg(test)]` before an in-line `mod`; house rules put tests last.
 fn tests_begin(code: &str) -> usize {
     let lines: Vec<&str> = code.lines().collect();
-    let opens = |at: usize| lines.get(at + 1).is_some_and(|next| next.contains("mod ") && next.ends_with('{'));
+    let opens = |at: usize| {
+        lines.get(at + 1).is_some_and(|next| next.split_whitespace().any(|word| word == "mod") && next.ends_with('{'))
+    };
     (0..lines.len()).find(|at| lines[*at] == "#[cfg(test)]" && opens(*at)).unwrap_or(lines.len())
 }
 
@@ -237,12 +242,15 @@ fn long_functions(code: &str) -> Vec<(String, usize, usize)> {
         if !is_function || line.trim_end().ends_with(';') {
             continue;
         }
-        // Formatted code: the body ends at the first closing brace that stands where the function began.
+        // Formatted code: the body begins after the first line that ends with a brace, and ends at the first closing
+        // brace that stands where the function began.
         let closing = format!("{}}}", " ".repeat(indent));
-        let end = lines[at..].iter().position(|line| *line == closing).map_or(1, |lines| lines + 1);
-        if end >= FUNCTION_LINES {
+        let begin = lines[at..].iter().position(|line| line.trim_end().ends_with('{')).unwrap_or(0);
+        let end = lines[at..].iter().position(|line| *line == closing).unwrap_or(0);
+        let body = end.saturating_sub(begin + 1);
+        if body >= FUNCTION_LINES {
             let name = header.split("fn ").nth(1).unwrap_or_default().to_owned();
-            found.push((name, at + 1, end));
+            found.push((name, at + 1, body));
         }
     }
     found
@@ -506,6 +514,52 @@ fn the_checker_reads_rust() {
         .collect();
     assert_eq!(names, ["a", "b", "e", "f"]);
     let long = format!("    fn long() {{\n{}    }}\n    fn short(&self);\n", "        x;\n".repeat(FUNCTION_LINES));
-    assert_eq!(long_functions(&long), [("long".to_owned(), 1, FUNCTION_LINES + 2)]);
+    assert_eq!(long_functions(&long), [("long".to_owned(), 1, FUNCTION_LINES)]);
     assert_eq!(tests_begin("a\n#[cfg(test)]\nmod tests;\n#[cfg(test)]\nmod tests {\n"), 3);
+}
+
+/// Every rule has teeth: for each, a file that breaks it and one that does not.
+#[test]
+fn every_rule_finds_what_it_forbids() {
+    type Rule = fn(&[Source]) -> Vec<String>;
+    let long_body = format!("fn f() {{\n{}}}\n", "    x;\n".repeat(FUNCTION_LINES));
+    let long_file = "//! a\n".repeat(FILE_LINES + 1);
+    let tests = |body: &str| format!("//! a\n#[cfg(test)]\nmod tests {{\n    {body}\n}}\n");
+    let cases: Vec<(Rule, &str, String, bool)> = vec![
+        (module_order, "clock.rs", "use crate::eventlog::Head;".into(), true),
+        (module_order, "clock.rs", tests("use crate::eventlog::Head;"), false),
+        (module_order, "verify/mod.rs", "use crate::eventlog::Head;".into(), false),
+        (module_order, "nowhere.rs", String::new(), true),
+        (file_sizes, "clock.rs", long_file.clone(), true),
+        (file_sizes, "clock.rs", format!("//! a\n#[cfg(test)]\nmod tests {{\n{long_file}}}\n"), false),
+        (function_sizes, "clock.rs", long_body, true),
+        (headers, "clock.rs", "use a;".into(), true),
+        (headers, "clock.rs", "//! a".into(), false),
+        (sql, "http/mod.rs", "f(\"select 1 from events\");".into(), true),
+        (sql, "http/mod.rs", "// select 1 from events".into(), false),
+        (sql, "db.rs", "f(\"select 1 from events\");".into(), false),
+        (http_types, "read/mod.rs", "use axum::Json;".into(), true),
+        (http_types, "http/mod.rs", "use axum::Json;".into(), false),
+        (reserved_calls, "read/mod.rs", "self.log.commit(batch)".into(), true),
+        (reserved_calls, "append/writer.rs", "log.commit(batch)".into(), false),
+        (reserved_calls, "http/mod.rs", "keystore.destroy(order)".into(), true),
+        (reserved_calls, "erasure/worker.rs", "keystore.destroy(order)".into(), false),
+        (reserved_calls, "append/mod.rs", "Ok(SealedEvent { id })".into(), true),
+        (reserved_calls, "eventlog/plan.rs", "fn f(e: &SealedEvent) -> &SealedEvent {".into(), false),
+        (banned_calls, "read/mod.rs", "dbg!(x)".into(), true),
+        (banned_calls, "read/mod.rs", "\"dbg!(x)\"".into(), false),
+        (banned_calls, "read/mod.rs", "Utc::now()".into(), true),
+        (banned_calls, "clock.rs", "Utc::now()".into(), false),
+        (banned_calls, "read/mod.rs", "use anyhow::Result;".into(), true),
+        (unwraps, "read/mod.rs", "x.unwrap()".into(), true),
+        (unwraps, "read/mod.rs", "x.unwrap_or(1).expect(\"it was checked above\")".into(), false),
+        (unwraps, "read/mod.rs", "x.expect(\"\")".into(), true),
+        (unwraps, "read/mod.rs", tests("x.unwrap();"), false),
+        (tests_last, "read/mod.rs", tests("x") + "fn after() {}\n", true),
+        (tests_last, "read/mod.rs", tests("x"), false),
+    ];
+    for (at, (rule, path, text, broken)) in cases.into_iter().enumerate() {
+        let found = rule(&[source_of(path.into(), text)]);
+        assert_eq!(!found.is_empty(), broken, "case {at}: {path} {found:?}");
+    }
 }

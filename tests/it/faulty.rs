@@ -80,7 +80,7 @@ impl<M: std::hash::Hash + Eq> Plan<M> {
                 *left -= 1;
                 (*fault, true)
             }
-            Rate::OneIn(n) => (*fault, random % *n == 0),
+            Rate::OneIn(n) => (*fault, random.is_multiple_of(*n)),
         };
         self.failed += u64::from(hit);
         hit.then_some(fault)
@@ -289,6 +289,10 @@ impl EventLog for FaultyLog {
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<RequestRow>, ReadError>> {
         self.reading(self.inner.requests(status, after, limit))
+    }
+
+    fn request_counts(&self) -> BoxFuture<'_, Result<Vec<(String, u64)>, ReadError>> {
+        self.reading(self.inner.request_counts())
     }
 
     fn access_log(

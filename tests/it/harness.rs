@@ -95,9 +95,11 @@ impl Server {
         let address = listener.local_addr().expect("an address");
         let (stop, stopped) = oneshot::channel::<()>();
         let router = http::router(Arc::clone(&app));
+        let stopping = Arc::clone(&app);
         let task = tokio::spawn(async move {
             let shutdown = async {
                 let _ = stopped.await;
+                stopping.begin_to_stop();
             };
             http::serve::serve(router, listener, &limits, shutdown).await;
         });

@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use oubliette::append::writer::{self, Writer};
@@ -65,8 +66,15 @@ impl Store {
         let registry = Arc::new(Registry::new(schema::Options::default()));
         let cached = Arc::new(CachedKeystore::new(Arc::clone(&keystore), KeyCache::new(1000).unwrap()));
         let (writer, _) = Writer::start(Arc::clone(&log), writer::Options::default());
-        let sealer = Sealer::new(STORE, Arc::clone(&entropy));
-        let appender = Appender::new(Arc::clone(&registry), Arc::clone(&cached), sealer, writer, clock.clone());
+        let sealer = Sealer::new(STORE, Arc::clone(&entropy), 64);
+        let appender = Appender::new(
+            Arc::clone(&registry),
+            Arc::clone(&cached),
+            sealer,
+            writer,
+            clock.clone(),
+            Arc::new(AtomicBool::new(true)),
+        );
         let parts = Parts {
             log: Arc::clone(&log),
             keys: cached,

@@ -120,6 +120,12 @@ fn edits() -> Vec<Case> {
             |c| run(c, "delete from events where position = 3"),
             vec![(at(3), Missing), (at(17), Revision), (Place::Head, TreeRoot)],
         ),
+    ]
+}
+
+fn moves() -> Vec<Case> {
+    use Defect::*;
+    vec![
         (
             "revision changed",
             |c| run(c, "update events set revision = 9 where position = 5"),
@@ -274,7 +280,7 @@ async fn every_tampering_is_found_where_it_is() {
     store.log.close().await;
     let original = events_path(store.dir.path());
     let mut wrong = Vec::new();
-    for (name, case, expected) in edits().into_iter().chain(records()) {
+    for (name, case, expected) in edits().into_iter().chain(moves()).chain(records()) {
         let report = tampered(&original, case, &*store.keystore, &store.registry).await;
         let found: Vec<_> = report.findings.iter().map(|finding| (finding.place, finding.defect)).collect();
         let same = found.len() == expected.len() && expected.iter().all(|one| found.contains(one));

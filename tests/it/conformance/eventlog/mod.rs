@@ -132,7 +132,7 @@ pub type About<'a> = (SubjectRef, Option<(&'a str, u32)>);
 
 impl Maker {
     pub fn new() -> Self {
-        Self { sealer: Sealer::new(STORE, Arc::new(Entropy::system())), entropy: Entropy::system() }
+        Self { sealer: Sealer::new(STORE, Arc::new(Entropy::system()), 64), entropy: Entropy::system() }
     }
 
     /// An event about nobody.
