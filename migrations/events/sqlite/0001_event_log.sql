@@ -168,9 +168,3 @@ create trigger footprint_keep before update on footprint
 begin select raise(abort, 'the footprint is immutable'); end;
 create trigger footprint_stay before delete on footprint
 begin select raise(abort, 'the footprint is immutable'); end;
--- A fence never moves to another person or purpose and never covers less than it did.
-create trigger fences_keep before update on fences
-when new.subject is not old.subject or new.purpose is not old.purpose or new.generation < old.generation
-begin select raise(abort, 'fences stay'); end;
-create trigger footprint_stay before delete on footprint
-begin select raise(abort, 'the footprint is immutable'); end;
