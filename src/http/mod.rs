@@ -172,7 +172,10 @@ fn authenticate(app: &App, request: &Request, id: &str) -> Result<Caller, Proble
         Problem::new(StatusCode::UNAUTHORIZED, "unauthenticated", "A valid API key is needed: Authorization: Bearer …")
             .header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
     };
-    let value = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let mut values = request.headers().get_all(header::AUTHORIZATION).iter();
+    // Of two keys neither is meant more than the other.
+    let (Some(value), None) = (values.next(), values.next()) else { return Err(refuse()) };
+    let value = value.to_str().ok();
     let secret = value.and_then(|text| text.strip_prefix("Bearer ")).ok_or_else(refuse)?;
     let principal = app.api_keys.authenticate(secret.trim(), app.clock.now()).ok_or_else(refuse)?;
     Ok(Caller { principal, request: id.to_owned() })

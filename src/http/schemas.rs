@@ -1,12 +1,12 @@
 //! Schemas, categories and the inventory of personal data.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::extract::{Caller, Json, Query, Shared};
+use super::extract::{Caller, Json, Path, Query, Shared};
 use super::problem::{self, Problem, ProblemBody};
 use crate::app::App;
 use crate::audit::Record;
