@@ -3,6 +3,7 @@
 mod conformance;
 mod faulty;
 mod harness;
+mod hostile;
 mod keystore_sqlite;
 mod population;
 mod smoke;
