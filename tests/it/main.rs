@@ -6,5 +6,6 @@ mod harness;
 mod hostile;
 mod keystore_sqlite;
 mod population;
+mod roles;
 mod smoke;
 mod vectors;
