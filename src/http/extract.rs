@@ -16,7 +16,7 @@ use super::problem::Problem;
 use crate::app::App;
 use crate::auth::{Permission, Principal, Role};
 use crate::event::json::parse;
-use crate::event::{ExpectedRevision, Revision};
+use crate::event::{ExpectedRevision, Purpose, Revision};
 use crate::read::{Purposes, Redaction, Viewer};
 
 /// The state of every handler.
@@ -74,6 +74,9 @@ impl Caller {
         // An officer without the reader's role sees values only with a stated ground (Art. 18(2)).
         let reads = who.has(Role::PiiReader) || (who.has(Role::Dpo) && !reason.is_empty());
         match stated {
+            Some(text) if Purpose::parse(text).is_err() => {
+                Err(Problem::parameter("oubliette-purpose", "is not the name of a purpose"))
+            }
             Some(purpose) if !reads || !who.may_read_for(purpose) => Err(Problem::new(
                 StatusCode::FORBIDDEN,
                 "purpose-not-permitted",
