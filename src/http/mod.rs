@@ -38,6 +38,9 @@ use problem::{Problem, REQUEST_ID};
 /// Paths that need no API key.
 const OPEN: [&str; 6] = ["/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/rapidoc.js"];
 
+/// Methods that a log line names (RFC 9110, RFC 5789).
+const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT"];
+
 #[derive(OpenApi)]
 #[openapi(
     info(
@@ -198,10 +201,10 @@ fn finish(
     let status = response.status();
     let took = began.elapsed();
     app.metrics.http_request(method, template, status.as_u16(), took);
-    // The template, never the path: a path can hold an identifier.
+    // The template, never the path: a path can hold an identifier. A method of the caller's invention can hold anything.
     tracing::debug!(
         request = id,
-        http.request.method = method,
+        http.request.method = if METHODS.contains(&method) { method } else { "_OTHER" },
         http.route = template.unwrap_or("none"),
         http.response.status_code = status.as_u16(),
         duration_us = took.as_micros() as u64,
