@@ -1,10 +1,12 @@
 //! The integration tests, one binary: everything that needs files, processes or more than one module.
 
 mod conformance;
+mod erased_valid;
 mod faulty;
 mod harness;
 mod hostile;
 mod keystore_sqlite;
+mod leaks;
 mod population;
 mod roles;
 mod smoke;
