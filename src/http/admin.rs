@@ -1,12 +1,12 @@
 //! API keys, counts of encryption keys, checkpoints and the access log.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::extract::{Caller, Json, Query, Shared};
+use super::extract::{Caller, Json, Path, Query, Shared};
 use super::problem::{self, Problem, ProblemBody};
 use crate::audit::Record;
 use crate::auth::{self, ApiKeyRecord, Grant, Permission, PurposeGrant, Role};

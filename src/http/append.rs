@@ -2,14 +2,14 @@
 
 use std::collections::HashSet;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Map, Value, json};
 use sha2::Sha256;
 
-use super::extract::{Body, Caller, Shared, expected_by_header, media_type, text_header, unsupported};
+use super::extract::{Body, Caller, Path, Shared, expected_by_header, media_type, text_header, unsupported};
 use super::parse::{self, Errors, Layout};
 use super::problem::{self, Problem, ProblemBody};
 use crate::append::{AppendDone, AppendRequest, StreamDraft};
@@ -215,7 +215,8 @@ fn conditions(value: Option<Value>, errors: &mut Errors) -> Vec<Condition> {
     for (index, value) in list.into_iter().enumerate() {
         let at = format!("/preconditions/{index}");
         let condition = match value.get("none_matching") {
-            Some(filter) => none_matching(filter),
+            // A member that nobody reads could be the one that mattered.
+            Some(filter) => none_matching(filter).filter(|_| value.as_object().is_some_and(|all| all.len() == 1)),
             None => stream_condition(&value, &at, errors),
         };
         match condition {

@@ -16,7 +16,7 @@ use super::problem::Problem;
 use crate::app::App;
 use crate::auth::{Permission, Principal, Role};
 use crate::event::json::parse;
-use crate::event::{ExpectedRevision, Revision};
+use crate::event::{ExpectedRevision, Purpose, Revision};
 use crate::read::{Purposes, Redaction, Viewer};
 
 /// The state of every handler.
@@ -74,6 +74,9 @@ impl Caller {
         // An officer without the reader's role sees values only with a stated ground (Art. 18(2)).
         let reads = who.has(Role::PiiReader) || (who.has(Role::Dpo) && !reason.is_empty());
         match stated {
+            Some(text) if Purpose::parse(text).is_err() => {
+                Err(Problem::parameter("oubliette-purpose", "is not the name of a purpose"))
+            }
             Some(purpose) if !reads || !who.may_read_for(purpose) => Err(Problem::new(
                 StatusCode::FORBIDDEN,
                 "purpose-not-permitted",
@@ -115,6 +118,19 @@ pub fn text_header(headers: &HeaderMap, name: &'static str, limit: usize) -> Res
     }
 }
 
+/// The parameters of a path, percent-decoded.
+pub struct Path<T>(pub T);
+
+impl<T: serde::de::DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let decoded = axum::extract::Path::<T>::from_request_parts(parts, state).await;
+        // The rejection's own text quotes the path.
+        decoded.map(|path| Self(path.0)).map_err(|_| Problem::parameter("path", "is not percent-encoded UTF-8"))
+    }
+}
+
 /// A body that was read whole, within the limits of size and time.
 pub struct Body(pub Bytes);
 
@@ -123,8 +139,8 @@ impl FromRequest<Shared> for Body {
 
     async fn from_request(request: Request, app: &Shared) -> Result<Self, Problem> {
         let limits = &app.config.limits;
-        let encoded = request.headers().get(header::CONTENT_ENCODING);
-        if encoded.is_some_and(|coding| coding != HeaderValue::from_static("identity")) {
+        let mut codings = request.headers().get_all(header::CONTENT_ENCODING).iter();
+        if !codings.all(|coding| coding == HeaderValue::from_static("identity")) {
             return Err(Problem::new(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "unsupported-media-type",
@@ -167,15 +183,22 @@ impl Json {
     /// # Errors
     /// 422 `invalid-body`. Serde's message could quote a value, so only the place of the mistake is told.
     pub fn into<T: serde::de::DeserializeOwned>(self) -> Result<T, Problem> {
+        let shape = || {
+            let title = "The body does not have the documented shape";
+            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-body", title)
+        };
+        // Serde would also take the members of a struct as an array, in order.
+        if !self.0.is_object() {
+            return Err(shape());
+        }
         serde_json::from_value(self.0).map_err(|error| {
             let text = error.to_string();
             // Names of members are ours; anything else in the message could come from the caller.
             let safe = text.starts_with("missing field") || text.starts_with("unknown field");
-            let title = if safe {
-                format!("The body is not valid: {}", strip_values(&text))
-            } else {
-                "The body does not have the documented shape".into()
-            };
+            if !safe {
+                return shape();
+            }
+            let title = format!("The body is not valid: {}", strip_values(&text));
             Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-body", title)
         })
     }
@@ -194,7 +217,11 @@ fn strip_values(text: &str) -> String {
 /// # Errors
 /// 415 for a charset other than UTF-8 or an unreadable header.
 pub fn media_type(headers: &HeaderMap) -> Result<String, Problem> {
-    let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(String::new()) };
+    let mut values = headers.get_all(header::CONTENT_TYPE).iter();
+    let Some(value) = values.next() else { return Ok(String::new()) };
+    if values.next().is_some() {
+        return Err(unsupported("one content type"));
+    }
     let text = value.to_str().map_err(|_| unsupported("application/json"))?.to_ascii_lowercase();
     let mut parts = text.split(';').map(str::trim);
     let media = parts.next().unwrap_or_default().to_owned();

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::cursor;
-use super::extract::{Caller, Json, Query, Shared, prefer_wait};
+use super::extract::{Caller, Json, Path, Query, Shared, prefer_wait};
 use super::problem::{self, Problem, ProblemBody};
 use crate::auth::Permission;
 use crate::clock::Millis;

@@ -39,6 +39,9 @@ use problem::{Problem, REQUEST_ID};
 const OPEN: [&str; 7] =
     ["/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/rapidoc.js", "/problems/{code}"];
 
+/// Methods that a log line names (RFC 9110, RFC 5789).
+const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT"];
+
 #[derive(OpenApi)]
 #[openapi(
     info(
@@ -174,7 +177,10 @@ fn authenticate(app: &App, request: &Request, id: &str) -> Result<Caller, Proble
         Problem::new(StatusCode::UNAUTHORIZED, "unauthenticated", "A valid API key is needed: Authorization: Bearer …")
             .header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
     };
-    let value = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let mut values = request.headers().get_all(header::AUTHORIZATION).iter();
+    // Of two keys neither is meant more than the other.
+    let (Some(value), None) = (values.next(), values.next()) else { return Err(refuse()) };
+    let value = value.to_str().ok();
     let secret = value.and_then(|text| text.strip_prefix("Bearer ")).ok_or_else(refuse)?;
     let principal = app.api_keys.authenticate(secret.trim(), app.clock.now()).ok_or_else(refuse)?;
     Ok(Caller { principal, request: id.to_owned() })
@@ -197,10 +203,10 @@ fn finish(
     let status = response.status();
     let took = began.elapsed();
     app.metrics.http_request(method, template, status.as_u16(), took);
-    // The template, never the path: a path can hold an identifier.
+    // The template, never the path: a path can hold an identifier. A method of the caller's invention can hold anything.
     tracing::debug!(
         request = id,
-        http.request.method = method,
+        http.request.method = if METHODS.contains(&method) { method } else { "_OTHER" },
         http.route = template.unwrap_or("none"),
         http.response.status_code = status.as_u16(),
         duration_us = took.as_micros() as u64,

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 
 use axum::body::Body;
-use axum::extract::{Extension, Path, State};
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -11,7 +11,7 @@ use futures_util::Stream;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::extract::{Caller, Query, Shared};
+use super::extract::{Caller, Path, Query, Shared};
 use super::problem::{Problem, ProblemBody};
 use super::serve::{LeasedChunk, SocketGuard, leased, leased_whole};
 use super::{cursor, live};
