@@ -1,5 +1,7 @@
 //! The integration tests, one binary: everything that needs files, processes or more than one module.
 
+mod api;
+mod append;
 mod conformance;
 mod faulty;
 mod harness;
