@@ -47,6 +47,7 @@ pub(super) fn new_event(name: &str, data: Value) -> NewEvent {
         causation_id: None,
         time: None,
         source: None,
+        source_id: None,
     }
 }
 
