@@ -2,6 +2,7 @@
 
 mod api;
 mod append;
+mod append_personal;
 mod conformance;
 mod faulty;
 mod harness;
