@@ -254,15 +254,9 @@ async fn as_of(app: &Shared, text: &str, read: &mut ReadQuery) -> Result<(), Pro
         read.from = from;
     } else {
         let time = Millis::parse_rfc3339(text).ok_or_else(wrong)?;
-        read.until = Some(match app.log.position_at(time).await? {
-            Some(position) => position,
-            None => {
-                read.limit = 0;
-                read.from = Some(if read.direction == Direction::Forward { i64::MAX as u64 } else { 0 });
-                Position(0)
-            }
-        });
-        if read.from == Some(0) && read.direction == Direction::Backward {
+        read.until = app.log.position_at(time).await?;
+        if read.until.is_none() {
+            // Before the first event: beyond the end there is nothing, whatever the filter.
             read.direction = Direction::Forward;
             read.from = Some(i64::MAX as u64);
         }
