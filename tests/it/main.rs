@@ -8,5 +8,6 @@ mod faulty;
 mod harness;
 mod keystore_sqlite;
 mod population;
+mod read;
 mod smoke;
 mod vectors;
