@@ -9,5 +9,6 @@ mod harness;
 mod keystore_sqlite;
 mod population;
 mod read;
+mod read_personal;
 mod smoke;
 mod vectors;
