@@ -7,6 +7,7 @@ mod conformance;
 mod faulty;
 mod harness;
 mod keystore_sqlite;
+mod live;
 mod population;
 mod read;
 mod read_personal;
