@@ -84,9 +84,11 @@ pub fn native(value: Value, at: &str, errors: &mut Errors) -> Option<NewEvent> {
         }
         id
     });
+    // A stand-in keeps the search for mistakes going; an event with a mistake is never returned.
+    let event_type = event_type(&mut members, at, errors);
     let event = NewEvent {
         id,
-        event_type: event_type(&mut members, at, errors)?,
+        event_type: event_type.unwrap_or_else(no_type),
         schema_version: version(&mut members, at, errors),
         data: members.remove("data").unwrap_or_else(|| {
             errors.add(format!("{at}/data"), "is missing");
@@ -128,10 +130,10 @@ pub fn cloud_event(value: Value, stream: &str, at: &str, errors: &mut Errors) ->
     }
     let source = short(&mut members, "source", at, errors);
     let caller = short(&mut members, "id", at, errors);
-    let (Some(source), Some(caller)) = (source, caller) else {
+    if source.is_none() || caller.is_none() {
         errors.add(at.to_owned(), "source and id are required");
-        return None;
-    };
+    }
+    let (source, caller) = (source.unwrap_or_default(), caller.unwrap_or_default());
     let uuid = EventId::parse(&caller);
     let schema_version = text(&mut members, "dataschema", at, errors).and_then(|uri| {
         let version = uri.rsplit_once("/versions/").and_then(|(_, version)| version.parse().ok());
@@ -141,9 +143,10 @@ pub fn cloud_event(value: Value, stream: &str, at: &str, errors: &mut Errors) ->
         version
     });
     let personal = text(&mut members, "personaldata", at, errors);
+    let event_type = event_type(&mut members, at, errors);
     let event = NewEvent {
         id: Some(uuid.unwrap_or_else(|| derived_id(&source, &caller))),
-        event_type: event_type(&mut members, at, errors)?,
+        event_type: event_type.unwrap_or_else(no_type),
         schema_version,
         data: members.remove("data").unwrap_or(Value::Null),
         marks: personal.map(|list| attribute_marks(&list, at, errors)).unwrap_or_default(),
@@ -195,6 +198,10 @@ fn event_type(members: &mut Map<String, Value>, at: &str, errors: &mut Errors) -
         return None;
     };
     EventType::parse(&text).map_err(|error| errors.add(format!("{at}/type"), error.to_string())).ok()
+}
+
+fn no_type() -> EventType {
+    EventType::parse("invalid").expect("a constant name")
 }
 
 fn version(members: &mut Map<String, Value>, at: &str, errors: &mut Errors) -> Option<u32> {

@@ -256,7 +256,7 @@ async fn as_of(app: &Shared, text: &str, read: &mut ReadQuery) -> Result<(), Pro
         let time = Millis::parse_rfc3339(text).ok_or_else(wrong)?;
         read.until = app.log.position_at(time).await?;
         if read.until.is_none() {
-            // Nothing had happened yet: a read from beyond the end.
+            // Before the first event: beyond the end there is nothing, whatever the filter.
             read.direction = Direction::Forward;
             read.from = Some(i64::MAX as u64);
         }

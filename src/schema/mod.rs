@@ -74,7 +74,8 @@ pub struct PersonalField {
     pub purposes: Vec<Purpose>,
     /// Kind of data.
     pub category: Option<String>,
-    /// The declared placeholder of an in-line mark; `None` where the registry knows it by type, version and path.
+    /// The placeholder of an in-line mark, declared or by default; `None` where the registry knows it by type, version
+    /// and path.
     pub inline_placeholder: Option<Value>,
     /// Whether the mark came in line (then category and placeholder are stored with the event).
     pub inline: bool,

@@ -9,7 +9,9 @@ use serde_json::Value;
 
 use super::document::Compiled;
 use super::inline::{self, Inline};
-use super::{CategorySettings, Finding, LeakGuard, PersonalField, Prepared, SchemaPolicy, SubjectSite, Violation};
+use super::{
+    CategorySettings, Finding, LeakGuard, PersonalField, Placeholder, Prepared, SchemaPolicy, SubjectSite, Violation,
+};
 use super::{erased, lint};
 use crate::event::{NewEvent, Pointer, Purpose, StreamName, SubjectKey};
 
@@ -152,9 +154,9 @@ impl Work<'_> {
     /// two people for one place: then it is hidden when either is erased.
     fn inline(&mut self, inline: &Inline, data: &Value, settings: &CategorySettings, violations: &mut Vec<Violation>) {
         let mark = &inline.mark;
-        if mark.path == Pointer::root() || mark.path.lookup(data).is_none() {
+        let Some(value) = mark.path.lookup(data).filter(|_| mark.path != Pointer::root()) else {
             return; // refused already
-        }
+        };
         let known = self.people.get(&mark.subject).copied();
         let purposes = sorted(&mark.purposes);
         let conflict =
@@ -185,13 +187,16 @@ impl Work<'_> {
         }
         let owner = self.person(&mark.subject);
         let by_category = mark.category.as_ref().and_then(|category| settings.placeholders.get(category));
+        let declared = mark.placeholder.as_ref().or(by_category);
+        // Settled now: when it is needed the value is gone, and with it the type that the default goes by.
+        let placeholder = Placeholder::inline_default(value, mark.category.as_deref(), declared);
         self.field(PersonalField {
             path: mark.path.clone(),
             owners: vec![owner],
             joint: false,
             purposes,
             category: mark.category.clone(),
-            inline_placeholder: mark.placeholder.as_ref().or(by_category).cloned(),
+            inline_placeholder: Some(placeholder.value().clone()),
             inline: true,
         });
     }

@@ -1,5 +1,8 @@
 //! The integration tests, one binary: everything that needs files, processes or more than one module.
 
+mod api;
+mod append;
+mod append_personal;
 mod architecture;
 mod conformance;
 mod erased_valid;
@@ -9,7 +12,10 @@ mod harness;
 mod hostile;
 mod keystore_sqlite;
 mod leaks;
+mod live;
 mod population;
+mod read;
+mod read_personal;
 mod roles;
 mod smoke;
 mod store;
