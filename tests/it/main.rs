@@ -1,6 +1,8 @@
 //! The integration tests, one binary: everything that needs files, processes or more than one module.
 
+mod child;
 mod conformance;
+mod crash;
 mod faulty;
 mod harness;
 mod keystore_sqlite;
