@@ -8,4 +8,5 @@ mod harness;
 mod keystore_sqlite;
 mod population;
 mod smoke;
+mod start;
 mod vectors;
