@@ -20,6 +20,7 @@ use crate::audit::{Record, RecordError, Recorder, ReplayError};
 use crate::auth::{self, ApiKeys, Grant, PurposeGrant, Role};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::crash;
 use crate::db::OpenError;
 use crate::erasure::recovery::{self, Standing};
 use crate::erasure::requests::{ForgetError, Parts, Requests};
@@ -169,8 +170,13 @@ impl App {
     pub async fn start(config: Config, clock: Clock, metrics: Metrics) -> Result<(Arc<Self>, FirstStart), StartError> {
         let mut first = FirstStart::default();
         let entropy = Arc::new(Entropy::system());
-        let lock = prepare_directories(&config, &mut first)?;
+        // Before anything is made, so that a refusal leaves everything as it was; and again under the lock.
+        is_fresh(&config)?;
+        let lock = prepare_directories(&config)?;
         let fresh = is_fresh(&config)?;
+        if fresh {
+            first.created = vec![config.events_dir.clone(), config.keys_dir.clone(), config.keyring_dir.clone()];
+        }
         let Stores { log, keystore, keyring, store } =
             if fresh { create(&config, &clock, &entropy)? } else { open(&config, &entropy).await? };
         let service_keys = keystore.service_keys();
@@ -345,14 +351,11 @@ async fn first_key(config: &Config, recorder: &Recorder, api_keys: &ApiKeys) -> 
 }
 
 /// Makes what is missing, private to this user, and takes the lock.
-fn prepare_directories(config: &Config, first: &mut FirstStart) -> Result<File, StartError> {
+fn prepare_directories(config: &Config) -> Result<File, StartError> {
     for dir in [&config.data_dir, &config.events_dir, &config.keys_dir] {
         if !dir.exists() {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
             made.map_err(|error| StartError::Io { path: dir.clone(), kind: error.kind() })?;
-            if *dir != config.data_dir {
-                first.created.push(dir.clone());
-            }
         }
     }
     let path = config.events_dir.join("lock");
@@ -390,11 +393,15 @@ fn has_content(path: &Path) -> bool {
 
 /// The keyring first, the event log last: an interrupted first start has no event log, so it is recognised as one.
 fn create(config: &Config, clock: &Clock, entropy: &Arc<Entropy>) -> Result<Stores, StartError> {
+    crash::point("create.directories");
     let store = StoreId(crate::event::uuid_v7(clock.now(), entropy.draw()?));
     let keyring = Arc::new(Keyring::create(&config.keyring_dir, store)?);
+    crash::point("create.keyring");
     let keystore = SqliteKeystore::create(&config.keys_db(), store, Arc::clone(&keyring), clock, Arc::clone(entropy))?;
+    crash::point("create.keystore");
     let options = log_options(config);
     let log = SqliteEventLog::create(&config.events_db(), store, clock.now(), &options, Arc::clone(entropy))?;
+    crash::point("create.log");
     Ok(Stores { log: Arc::new(log), keystore: Arc::new(keystore), keyring, store })
 }
 

@@ -1,6 +1,6 @@
 //! Named points at which a debug build can be told to die.
 //!
-//! Owns: the list of points and the environment variable `OUBLIETTE_CRASH_AT=<point>[:n]` (die at the n-th passage,
+//! Owns: the lists of points and the environment variable `OUBLIETTE_CRASH_AT=<point>[:n]` (die at the n-th passage,
 //! counted from 1). The process kills itself with SIGKILL, so nothing is flushed, unlocked or unwound: what the crash
 //! tests then see is what a power cut leaves to the file system's cache. Release builds compile the points away.
 
@@ -35,6 +35,10 @@ pub const POINTS: &[&str] = &[
     "forget.after-completion",
 ];
 
+/// The points of a first start, in the order in which it passes them.
+pub const START_POINTS: &[&str] =
+    &["create.directories", "create.keyring", "create.keystore", "create.log-unnamed", "create.log"];
+
 /// Dies here if the environment says so.
 #[cfg(debug_assertions)]
 pub fn point(name: &'static str) {
@@ -42,7 +46,7 @@ pub fn point(name: &'static str) {
     use std::sync::atomic::{AtomicU32, Ordering};
     static WANTED: OnceLock<Option<(String, u32)>> = OnceLock::new();
     static PASSED: AtomicU32 = AtomicU32::new(0);
-    debug_assert!(POINTS.contains(&name), "unlisted crash point {name}");
+    debug_assert!(POINTS.contains(&name) || START_POINTS.contains(&name), "unlisted crash point {name}");
     let wanted = WANTED.get_or_init(|| {
         let text = std::env::var("OUBLIETTE_CRASH_AT").ok()?;
         let (point, nth) = text.rsplit_once(':').unwrap_or((&text, "1"));

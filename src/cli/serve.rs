@@ -41,9 +41,10 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let (listen, limits) = (config.listen, config.limits.clone());
     let listener = tokio::net::TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     let address = listener.local_addr()?;
+    // Before anybody is told that the server runs: whoever stops it at once stops it in order.
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let (app, first) = App::start(config, clock, metrics).await?;
     announce(&app.config, address, &first)?;
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let stopping = Arc::clone(&app);
     let shutdown = async move {
         tokio::select! {

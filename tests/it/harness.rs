@@ -253,16 +253,25 @@ pub async fn open(
 /// Every file under a directory in which a value stands in clear, in any of the usual encodings.
 pub fn scan(dir: &Path, values: &[String]) -> Vec<String> {
     let needles: Vec<(String, Vec<u8>)> = values.iter().flat_map(|value| encodings(value)).collect();
+    let mut by_first: Vec<Vec<&(String, Vec<u8>)>> = vec![Vec::new(); 256];
+    for needle in &needles {
+        by_first[usize::from(needle.1[0])].push(needle);
+    }
     let mut found = Vec::new();
     for file in files(dir) {
         // A file that went away between listing and reading holds nothing any more.
         let Ok(bytes) = std::fs::read(&file) else { continue };
-        for (name, needle) in &needles {
-            if bytes.windows(needle.len()).any(|window| window == needle) {
-                found.push(format!("{} in {}", name, file.display()));
+        let mut rest = bytes.as_slice();
+        while let Some((first, tail)) = rest.split_first() {
+            for (name, needle) in &by_first[usize::from(*first)] {
+                if rest.starts_with(needle) {
+                    found.push(format!("{} in {}", name, file.display()));
+                }
             }
+            rest = tail;
         }
     }
+    found.dedup();
     found
 }
 

@@ -11,6 +11,8 @@ mod lookups;
 mod read;
 mod rows;
 
+use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -23,6 +25,7 @@ use super::{
     ReadError, ReadQuery, Refused, RequestRow, StreamInfo,
 };
 use crate::clock::Millis;
+use crate::crash;
 use crate::db::{self, Migration, OpenError, OpenMode};
 use crate::event::{Category, Position, StoreId, StreamName, SubjectRef};
 use crate::merkle::Frontier;
@@ -62,12 +65,17 @@ enum Command {
 type CommitResult = Result<Vec<Result<Appended, Refused>>, CommitError>;
 
 impl SqliteEventLog {
-    /// Makes a new, empty event log; an existing file is refused.
+    /// Makes a new, empty event log; an existing file is refused. It is made under another name and renamed, so after a
+    /// crash there is a whole log or none.
     ///
     /// # Errors
-    /// [`OpenError`]; a half-made file is recognised as empty and refused later, never used.
+    /// [`OpenError`]; what a crash left half-made was never used and is made anew.
     pub fn create(path: &Path, store: StoreId, at: Millis, options: &Options, entropy: Arc<Entropy>) -> Opened {
-        let mut connection = db::open(path, OpenMode::Create)?;
+        if path.exists() {
+            return Err(OpenError::Exists);
+        }
+        let unnamed = unnamed(path)?;
+        let mut connection = db::open(&unnamed, OpenMode::Create)?;
         db::migrate(&mut connection, MIGRATIONS)?;
         connection
             .execute(
@@ -76,7 +84,14 @@ impl SqliteEventLog {
                 (store.0, at.0, Frontier::default().to_bytes()),
             )
             .map_err(|error| db::classify(&error, "head"))?;
-        drop(connection);
+        // The last connection folds its write-ahead log into the file when it closes.
+        connection.close().map_err(|(_, error)| db::classify(&error, "close"))?;
+        crash::point("create.log-unnamed");
+        let named = std::fs::rename(&unnamed, path).and_then(|()| match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
+            _ => Ok(()),
+        });
+        named.map_err(|_| OpenError::Unusable { reason: "rename" })?;
         Self::open(path, options, entropy)
     }
 
@@ -135,6 +150,24 @@ impl SqliteEventLog {
         }
         .boxed()
     }
+}
+
+/// The name under which a log is made. What an earlier attempt left there is removed.
+fn unnamed(path: &Path) -> Result<PathBuf, OpenError> {
+    let beside = |suffix: &str| {
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(suffix);
+        path.with_file_name(name)
+    };
+    for suffix in [".new", ".new-wal", ".new-shm"] {
+        match std::fs::remove_file(beside(suffix)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(OpenError::Unusable { reason: "leftovers" });
+            }
+            _ => {}
+        }
+    }
+    Ok(beside(".new"))
 }
 
 /// What opening gives.

@@ -34,7 +34,10 @@ fn a_contact_in_draft_04() {
     }
     let mark =
         store.placeholder("contact-created", Some(1), &Pointer::parse("/contact_method/email").unwrap()).unwrap();
-    assert_eq!(mark.placeholder.render(&PlaceholderFacts { state: "erased", ..PlaceholderFacts::default() }), "\"erased@redacted.invalid\"");
+    assert_eq!(
+        mark.placeholder.render(&PlaceholderFacts { state: "erased", ..PlaceholderFacts::default() }),
+        "\"erased@redacted.invalid\""
+    );
     assert_eq!(mark.category.as_deref(), Some("contact.email"));
     assert!(store.placeholder("contact-created", None, &Pointer::parse("/contact_id").unwrap()).is_none());
 }

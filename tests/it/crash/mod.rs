@@ -1,0 +1,189 @@
+//! Servers that die: killed at every named point of an append and a forget, at any time, and while being made.
+//!
+//! The points exist in debug builds only, so the suite that uses them does too.
+
+mod check;
+mod ledger;
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::sync::{Mutex, OnceLock};
+use std::time::Duration;
+
+use oubliette::crash::{POINTS, START_POINTS};
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::child::{Child, copy_dir, serve};
+use crate::harness::scan;
+use ledger::{Ledger, PERSON, Random, VALUE};
+
+/// Servers that run side by side.
+const LANES: usize = 3;
+
+/// A store with a schema and nothing else, to begin every case with.
+fn template() -> &'static Path {
+    static TEMPLATE: OnceLock<TempDir> = OnceLock::new();
+    let dir = TEMPLATE.get_or_init(|| {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let child = Child::dev(dir.path());
+        let schema = json!({"type": "object", "additionalProperties": false, "required": ["contact_id", "name", "tag"],
+            "x-data-subjects": {"contact": {"id": "/contact_id"}},
+            "properties": {"contact_id": {"type": "string"}, "tag": {"type": "integer"},
+                "name": {"type": "string", "x-personal-data": {"subject": "contact", "category": "name"}}}});
+        let path = "/v1/schemas/contact-noted/versions";
+        block_on(ledger::post(child.address, path, &schema)).expect("an answer").expect(201);
+        assert!(child.stop().success());
+        dir
+    });
+    dir.path()
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(work)
+}
+
+fn fresh() -> TempDir {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    copy_dir(template(), dir.path());
+    dir
+}
+
+/// Which passage of a point kills: appends pass theirs often, forgets theirs once or a few times.
+fn passage(point: &str, random: &mut Random) -> u64 {
+    match point {
+        "append.sealed" | "append.before-reply" | "log.before-insert" | "log.before-commit" | "log.after-commit" => {
+            1 + random.below(40)
+        }
+        "append.queued" => 1 + random.below(8),
+        "keys.before-commit" | "keys.after-commit" => 1 + random.below(5),
+        _ => 1 + random.below(3),
+    }
+}
+
+/// Dies at a passage of a point, is started again, and must have kept every promise.
+fn case(point: &str, seed: u64) {
+    let mut random = Random::new(seed);
+    let at = format!("{point}:{}", passage(point, &mut random));
+    let dir = fresh();
+    let ledger = RefCell::default();
+    let mut child = Child::start(serve(dir.path(), &["--dev"], &[("OUBLIETTE_CRASH_AT", &at)])).expect("it starts");
+    let died = block_on(ledger::drive(child.address, &ledger, seed, Duration::from_secs(40)));
+    assert!(died && child.was_killed(), "{at} was never reached");
+    drop(child);
+    nothing_in_clear(dir.path());
+    let mut ledger = ledger.into_inner();
+    let child = Child::dev(dir.path());
+    block_on(check::check(child.address, &mut ledger));
+    assert!(child.stop().success());
+    nothing_in_clear(dir.path());
+}
+
+fn nothing_in_clear(dir: &Path) {
+    let found = scan(dir, &[VALUE.to_owned(), PERSON.to_owned()]);
+    assert!(found.is_empty(), "clear values in files: {found:?}");
+}
+
+/// Runs every case on a few threads; every failure is told with its point and seed.
+fn run_all(cases: Vec<(&'static str, u64)>) {
+    let waiting = Mutex::new(cases);
+    let failed = Mutex::new(Vec::new());
+    template();
+    std::thread::scope(|scope| {
+        for _ in 0..LANES {
+            scope.spawn(|| {
+                while let Some((point, seed)) = { waiting.lock().expect("no panic inside").pop() } {
+                    if let Err(panic) = std::panic::catch_unwind(|| case(point, seed)) {
+                        let text = panic.downcast_ref::<String>().cloned();
+                        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+                        failed.lock().expect("no panic inside").push((point, seed, text));
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().expect("no panic inside");
+    assert!(failed.is_empty(), "{} cases failed: {failed:#?}", failed.len());
+}
+
+fn seeds(count: u64) -> Vec<(&'static str, u64)> {
+    (0..count).flat_map(|seed| POINTS.iter().map(move |point| (*point, seed + 1))).collect()
+}
+
+#[cfg_attr(not(debug_assertions), ignore = "release builds have no crash points")]
+#[test]
+fn killed_at_every_point() {
+    run_all(seeds(5));
+}
+
+#[test]
+#[ignore = "the long tier: 50 seeds for every point"]
+fn killed_at_every_point_many_times() {
+    run_all(seeds(50));
+}
+
+#[test]
+fn killed_at_any_time_again_and_again() {
+    let dir = fresh();
+    let mut random = Random::new(2);
+    let ledger = RefCell::<Ledger>::default();
+    for round in 0..10 {
+        let mut child = Child::dev(dir.path());
+        let address = child.address;
+        let after = Duration::from_millis(20 + random.below(600));
+        let killer = std::thread::spawn(move || {
+            std::thread::sleep(after);
+            child.kill();
+        });
+        block_on(ledger::drive(address, &ledger, 100 + round, Duration::from_secs(40)));
+        killer.join().expect("killed");
+        nothing_in_clear(dir.path());
+        let child = Child::dev(dir.path());
+        block_on(check::check(child.address, &mut ledger.borrow_mut()));
+        assert!(child.stop().success());
+    }
+    nothing_in_clear(dir.path());
+}
+
+/// A first start that dies leaves a store, nothing, or something that the next start refuses, saying what to remove.
+fn after_a_broken_first_start(dir: &Path, about: &str) {
+    let refusal = match Child::start(serve(dir, &["--dev"], &[])) {
+        Ok(child) => return assert!(child.stop().success(), "{about}"),
+        Err(refusal) => refusal,
+    };
+    assert_eq!(refusal.status.code(), Some(1), "{about}: {refusal:?}");
+    let complaint = &refusal.complained;
+    assert!(complaint.contains("if a first start was interrupted"), "{about}: {complaint}");
+    // What the message says to remove is what stands in the way.
+    for (name, path) in
+        [("the keystore", "data/keys"), ("the keyring", "data/keyring"), ("the event log", "data/events")]
+    {
+        let present = complaint.split(" exists but ").next().expect("a first part");
+        if present.contains(name) {
+            std::fs::remove_dir_all(dir.join(path)).expect("it is there");
+        }
+    }
+    let child = Child::dev(dir);
+    assert!(child.stop().success(), "{about}");
+}
+
+#[cfg_attr(not(debug_assertions), ignore = "release builds have no crash points")]
+#[test]
+fn killed_while_being_made() {
+    for point in START_POINTS {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let died = Child::start(serve(dir.path(), &["--dev"], &[("OUBLIETTE_CRASH_AT", point)]));
+        assert!(died.is_err(), "{point} was never reached");
+        after_a_broken_first_start(dir.path(), point);
+    }
+    let mut random = Random::new(3);
+    for _ in 0..12 {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut process = serve(dir.path(), &["--dev"], &[]).spawn().expect("it runs");
+        let after = Duration::from_millis(random.below(120));
+        std::thread::sleep(after);
+        let _ = process.kill();
+        let _ = process.wait();
+        after_a_broken_first_start(dir.path(), &format!("{after:?}"));
+    }
+}
