@@ -168,54 +168,41 @@ impl App {
     /// # Errors
     /// [`StartError`]; nothing was changed unless the store was empty.
     pub async fn start(config: Config, clock: Clock, metrics: Metrics) -> Result<(Arc<Self>, FirstStart), StartError> {
-        let mut first = FirstStart::default();
+        Self::start_with(config, clock, metrics, |keystore| keystore).await
+    }
+
+    /// Like [`App::start`], with something put in front of the keystore: what a keystore elsewhere can do wrong.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing was changed unless the store was empty.
+    pub async fn start_with(
+        config: Config,
+        clock: Clock,
+        metrics: Metrics,
+        in_front: impl FnOnce(Arc<dyn Keystore>) -> Arc<dyn Keystore>,
+    ) -> Result<(Arc<Self>, FirstStart), StartError> {
         let entropy = Arc::new(Entropy::system());
         // Before anything is made, so that a refusal leaves everything as it was; and again under the lock.
         is_fresh(&config)?;
         let lock = prepare_directories(&config)?;
         let fresh = is_fresh(&config)?;
+        let stores = if fresh { create(&config, &clock, &entropy)? } else { open(&config, &entropy).await? };
+        let mut first = FirstStart::default();
         if fresh {
             first.created = vec![config.events_dir.clone(), config.keys_dir.clone(), config.keyring_dir.clone()];
         }
-        let Stores { log, keystore, keyring, store } =
-            if fresh { create(&config, &clock, &entropy)? } else { open(&config, &entropy).await? };
-        let service_keys = keystore.service_keys();
-        let keystore: Arc<dyn Keystore> = keystore;
-        let standing = recovery::level(log.as_ref(), keystore.as_ref(), &keyring).await?;
+        let service_keys = stores.keystore.service_keys();
+        let keystore = in_front(Arc::clone(&stores.keystore) as Arc<dyn Keystore>);
+        let standing = recovery::level(stores.log.as_ref(), keystore.as_ref(), &stores.keyring).await?;
         let level = Arc::new(AtomicBool::new(announce(standing)));
+        let paths = Paths::lay(&config, &clock, &entropy, &stores, keystore, level)?;
+        let Paths { log, keys, leases, registry, access, appender, reader, level, queue, writer_task } = paths;
 
-        let options = writer::Options { queue: config.limits.writer_queue, batch: config.limits.batch_jobs };
-        let (queue, writer_task) = Writer::start(Arc::clone(&log), options);
-        let cache = KeyCache::new(config.key_cache)?;
-        let keys = Arc::new(CachedKeystore::new(keystore, cache));
-        let leases = Arc::new(Leases::new(config.lease));
-        let registry = Arc::new(Registry::new(registry_options(&config)));
-        let sealer = Sealer::new(store, Arc::clone(&entropy), config.limits.slots_per_event);
-        let appender = Appender::new(
-            Arc::clone(&registry),
-            Arc::clone(&keys),
-            sealer,
-            queue.clone(),
-            clock.clone(),
-            Arc::clone(&level),
-        );
-        let access = Arc::new(AccessLog::new(queue.clone()));
-        let reader = Reader::new(
-            crate::read::Parts {
-                log: Arc::clone(&log),
-                keys: Arc::clone(&keys),
-                leases: Arc::clone(&leases),
-                registry: Arc::clone(&registry),
-                access: Arc::clone(&access),
-                clock: clock.clone(),
-                level: Arc::clone(&level),
-            },
-            store,
-        );
         let api_keys = Arc::new(ApiKeys::default());
-        let recorder =
-            Recorder::replay(log.as_ref(), appender.clone(), Arc::clone(&registry), Arc::clone(&api_keys)).await?;
+        let folds = (Arc::clone(&registry), Arc::clone(&api_keys));
+        let recorder = Recorder::replay(log.as_ref(), appender.clone(), folds.0, folds.1).await?;
         first.admin_key = first_key(&config, &recorder, &api_keys).await?;
+        let checkpoint = checkpoint_key(&stores.keyring, stores.store)?;
         let parts = Parts {
             log: Arc::clone(&log),
             keys: Arc::clone(&keys),
@@ -224,8 +211,7 @@ impl App {
             clock: clock.clone(),
             entropy: Arc::clone(&entropy),
         };
-        let checkpoint = checkpoint_key(&keyring, store)?;
-        let (requests, worker_task) = recovery::start(parts, keyring, store).await?;
+        let (requests, worker_task) = recovery::start(parts, stores.keyring, stores.store).await?;
         let flush_task = tokio::spawn(flush_access(Arc::clone(&access), clock.clone()));
         let app = Self {
             config,
@@ -275,6 +261,58 @@ impl App {
         }
         self.log.close().await;
         self.keys.keystore().close().await;
+    }
+}
+
+/// The ways in and out: everything between the stores and the interfaces.
+struct Paths {
+    log: Arc<dyn EventLog>,
+    keys: Arc<CachedKeystore>,
+    leases: Arc<Leases>,
+    registry: Arc<Registry>,
+    access: Arc<AccessLog>,
+    appender: Appender,
+    reader: Reader,
+    level: Arc<AtomicBool>,
+    queue: Writer,
+    writer_task: JoinHandle<()>,
+}
+
+impl Paths {
+    fn lay(
+        config: &Config,
+        clock: &Clock,
+        entropy: &Arc<Entropy>,
+        stores: &Stores,
+        keystore: Arc<dyn Keystore>,
+        level: Arc<AtomicBool>,
+    ) -> Result<Self, StartError> {
+        let log = Arc::clone(&stores.log);
+        let options = writer::Options { queue: config.limits.writer_queue, batch: config.limits.batch_jobs };
+        let (queue, writer_task) = Writer::start(Arc::clone(&log), options);
+        let keys = Arc::new(CachedKeystore::new(keystore, KeyCache::new(config.key_cache)?));
+        let leases = Arc::new(Leases::new(config.lease));
+        let registry = Arc::new(Registry::new(registry_options(config)));
+        let access = Arc::new(AccessLog::new(queue.clone()));
+        let appender = Appender::new(
+            Arc::clone(&registry),
+            Arc::clone(&keys),
+            Sealer::new(stores.store, Arc::clone(entropy), config.limits.slots_per_event),
+            queue.clone(),
+            clock.clone(),
+            Arc::clone(&level),
+        );
+        let parts = crate::read::Parts {
+            log: Arc::clone(&log),
+            keys: Arc::clone(&keys),
+            leases: Arc::clone(&leases),
+            registry: Arc::clone(&registry),
+            access: Arc::clone(&access),
+            clock: clock.clone(),
+            level: Arc::clone(&level),
+        };
+        let reader = Reader::new(parts, stores.store);
+        Ok(Self { log, keys, leases, registry, access, appender, reader, level, queue, writer_task })
     }
 }
 

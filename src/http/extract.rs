@@ -270,7 +270,12 @@ impl Query {
         }
     }
 
-    /// Whether a parameter is there, with or without a value.
+    /// Whether a parameter is there, without taking it.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// Takes a parameter that may have no value, and says whether it was there.
     pub fn flag(&mut self, name: &'static str) -> bool {
         self.0.remove(name).is_some()
     }

@@ -54,8 +54,8 @@ pub async fn events(
     viewer: Viewer,
     last_seen: Option<u64>,
 ) -> Result<Response, Problem> {
-    if read.direction == Direction::Backward || read.until.is_some() {
-        return Err(Problem::parameter("direction", "and as_of have no meaning for a live stream"));
+    if read.direction == Direction::Backward {
+        return Err(Problem::parameter("direction", "has no meaning for a live stream"));
     }
     let open = Open::enter(&app, &caller)?;
     let from = last_seen.map_or(read.from.unwrap_or(0), |seen| seen + 1);

@@ -106,6 +106,9 @@ async fn answer(
     let cursor = query.take("cursor")?;
     let (limit, explicit) = limit(&app, &mut query, format)?;
     let bound = format!("{route} {} {}", stream.as_ref().map_or("", StreamName::as_str), query.canonical());
+    if format == Format::Sse && query.has("as_of") {
+        return Err(Problem::parameter("as_of", "has no meaning for a live stream"));
+    }
     let mut read = read_query(&app, &caller, &mut query, stream).await?;
     query.finish()?;
     read.limit = limit;

@@ -167,7 +167,7 @@ async fn one_purpose_of_two() {
     assert_eq!((&done["status"], &done["scope"]), (&json!("completed"), &json!({"purposes": ["marketing"]})));
     let server = restart(server).await;
     assert_eq!(email(&server, &general).await, "ada@example.org");
-    assert_eq!(email(&server, &marketing).await, "erased@redacted.invalid");
+    assert_eq!(email(&server, &marketing).await, "withheld@redacted.invalid");
     assert_eq!(payloads(&server, "contact-1").await[0], data);
     let state = seen_by(&server, &marketing, "contact-1").await[0]["redactions"].clone();
     let mut states = pluck(&list(&state), "state");
@@ -219,7 +219,7 @@ async fn who_sees_what() {
         let id = seen[0]["data"]["contact_id"].as_str().unwrap();
         assert!(id.starts_with("ds_"), "{role}");
         assert_eq!(seen[1]["data"]["payer_id"], id, "the same person has one pseudonym");
-        assert_eq!((&seen[0]["data"]["name"], &seen[0]["data"]["city"]), (&json!("[erased]"), &json!("London")));
+        assert_eq!((&seen[0]["data"]["name"], &seen[0]["data"]["city"]), (&json!("[withheld]"), &json!("London")));
         let states = pluck(&list(&seen[0]["redactions"]), "state");
         assert_eq!(states, ["withheld", "withheld"]);
         assert!(!seen[1].to_string().contains("thanks") && !seen[1].to_string().contains("\"p2\""));
@@ -230,7 +230,7 @@ async fn who_sees_what() {
     let pays = key(&server, "pays", &json!({"role": "pii_reader", "purposes": ["payments"]})).await;
     let seen = seen_by(&server, &pays, "mixed-1").await;
     assert_eq!(seen[1]["data"], paid);
-    assert_eq!((&seen[0]["data"]["contact_id"], &seen[0]["data"]["name"]), (&json!("p1"), &json!("[erased]")));
+    assert_eq!((&seen[0]["data"]["contact_id"], &seen[0]["data"]["name"]), (&json!("p1"), &json!("[withheld]")));
     for purpose in ["general", "nothing"] {
         let headers = [("authorization", pays.as_str()), ("oubliette-purpose", purpose)];
         let refused = server.send("GET", path, &headers, "").await.expect(403);
@@ -240,15 +240,15 @@ async fn who_sees_what() {
     assert_eq!(narrowed["items"][0]["data"]["email"], "ada@example.org");
     assert_eq!(
         (&narrowed["items"][0]["data"]["name"], &narrowed["items"][1]["data"]["note"]),
-        (&json!("[erased]"), &json!("[erased]"))
+        (&json!("[withheld]"), &json!("[withheld]"))
     );
     // An officer sees values only with a reason, and only for purposes that were granted.
     let officer = key(&server, "officer", &json!({"role": "dpo", "purposes": ["general"]})).await;
-    assert_eq!(seen_by(&server, &officer, "mixed-1").await[0]["data"]["name"], "[erased]");
+    assert_eq!(seen_by(&server, &officer, "mixed-1").await[0]["data"]["name"], "[withheld]");
     let headers = [("authorization", officer.as_str()), ("oubliette-reason", "access request 7")];
     let with_reason = server.send("GET", path, &headers, "").await.expect(200).json();
     assert_eq!(with_reason["items"][0]["data"], contact);
-    assert_eq!(with_reason["items"][1]["data"]["note"], "[erased]");
+    assert_eq!(with_reason["items"][1]["data"]["note"], "[withheld]");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -56,7 +56,7 @@ fn table(request: &str, subject: &str, digest: &str) -> Vec<Row> {
         row("-yyyyy", "GET", "/v1/schemas", "", n.clone(), &[200]),
         row("-yyyyy", "GET", "/v1/schemas/{type}", "/v1/schemas/matrix", n.clone(), &[200]),
         row("-----y", "POST", "/v1/schemas/{type}/versions", "/v1/schemas/other/versions", json!({"type": "object"}), &[201]),
-        row("---y--", "POST", "/v1/schemas/{type}/versions", "/v1/schemas/other/versions?acknowledge_privacy=true", json!({"type": "object"}), &[200]),
+        row("---y--", "POST", "/v1/schemas/{type}/versions", "/v1/schemas/matrix/versions?acknowledge_privacy=true", unmarked(), &[201]),
         row("-yyyyy", "GET", "/v1/schemas/{type}/versions/{version}", "/v1/schemas/matrix/versions/latest", n.clone(), &[200]),
         row("-----y", "POST", "/v1/schemas/{type}/versions/{version}/deprecation", "/v1/schemas/other/versions/1/deprecation", n.clone(), &[204]),
         row("-yyyyy", "POST", "/v1/schemas/{type}/checks", "/v1/schemas/matrix/checks", schema(), &[200]),
@@ -73,6 +73,7 @@ fn table(request: &str, subject: &str, digest: &str) -> Vec<Row> {
         row("h--y--", "POST", "/v1/forget-requests/{id}/cancellations", &format!("{one}/cancellations"), n.clone(), &[200]),
         row("---y--", "POST", "/v1/forget-requests/{id}/approvals", &format!("{one}/approvals"), json!({"preview_digest": digest}), &[409]),
         row("---y--", "POST", "/v1/forget", "", ask("p2"), &[200, 202]),
+        row("--yy--", "POST", "/v1/data-subjects/lookups", "/v1/data-subjects/lookups", json!({"data_subject": "p9"}), &[404]),
         row("---y--", "POST", "/v1/data-subjects/{id}/reauthorizations", "/v1/data-subjects/p9/reauthorizations", json!({}), &[404]),
         row("-----y", "POST", "/v1/api-keys", "", json!({"name": "more", "role": "reader"}), &[201]),
         row("----yy", "GET", "/v1/api-keys", "", n.clone(), &[200]),
@@ -97,6 +98,13 @@ fn schema() -> Value {
         "properties": {"id": {"type": "string"},
             "name": {"type": "string", "x-personal-data": {"subject": "person", "purposes": ["crm"]}},
             "phone": {"type": "string", "x-personal-data": {"subject": "person", "purposes": ["marketing"]}}}})
+}
+
+/// The schema with one mark less: what only an officer may register.
+fn unmarked() -> Value {
+    let mut schema = schema();
+    schema["properties"]["phone"] = json!({"type": "string"});
+    schema
 }
 
 /// A server with an administrator, as in production.
