@@ -10,6 +10,7 @@ mod crash;
 mod erased_valid;
 mod eventlog_sqlite;
 mod faulty;
+mod fixture;
 mod harness;
 mod hostile;
 mod keystore_sqlite;
