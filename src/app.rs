@@ -165,6 +165,19 @@ impl App {
     /// # Errors
     /// [`StartError`]; nothing was changed unless the store was empty.
     pub async fn start(config: Config, clock: Clock, metrics: Metrics) -> Result<(Arc<Self>, FirstStart), StartError> {
+        Self::start_with(config, clock, metrics, |keystore| keystore).await
+    }
+
+    /// Like [`App::start`], with something between everybody and the keystore.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start_with(
+        config: Config,
+        clock: Clock,
+        metrics: Metrics,
+        front: impl FnOnce(Arc<dyn Keystore>) -> Arc<dyn Keystore>,
+    ) -> Result<(Arc<Self>, FirstStart), StartError> {
         let mut first = FirstStart::default();
         let entropy = Arc::new(Entropy::system());
         // Before anything is made, so that a refusal leaves everything as it was; and again under the lock.
@@ -177,7 +190,7 @@ impl App {
         let Stores { log, keystore, keyring, store } =
             if fresh { create(&config, &clock, &entropy)? } else { open(&config, &entropy).await? };
         let service_keys = keystore.service_keys();
-        let keystore: Arc<dyn Keystore> = keystore;
+        let keystore = front(keystore);
         let standing = recovery::level(log.as_ref(), keystore.as_ref(), &keyring).await?;
         let level = Arc::new(AtomicBool::new(announce(standing)));
 

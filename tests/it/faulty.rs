@@ -54,12 +54,13 @@ struct Plan {
     faults: HashMap<Method, (Fault, Rate)>,
     random: u64,
     failed: u64,
+    calls: HashMap<Method, u64>,
 }
 
 impl Faulty {
     /// Without faults until told; `seed` decides [`Rate::OneIn`].
     pub fn new(inner: Arc<dyn Keystore>, seed: u64) -> Self {
-        Self { inner, plan: Mutex::new(Plan { faults: HashMap::new(), random: seed | 1, failed: 0 }) }
+        Self { inner, plan: Mutex::new(Plan { faults: HashMap::new(), random: seed | 1, failed: 0, calls: HashMap::new() }) }
     }
 
     /// Makes calls of `method` fail.
@@ -77,8 +78,14 @@ impl Faulty {
         self.plan.lock().unwrap().failed
     }
 
+    /// How often a method was called.
+    pub fn calls(&self, method: Method) -> u64 {
+        self.plan.lock().unwrap().calls.get(&method).copied().unwrap_or_default()
+    }
+
     fn fault(&self, method: Method) -> Option<Fault> {
         let mut plan = self.plan.lock().unwrap();
+        *plan.calls.entry(method).or_default() += 1;
         // xorshift64: the same seed gives the same faults.
         plan.random ^= plan.random << 13;
         plan.random ^= plan.random >> 7;

@@ -17,6 +17,7 @@ use oubliette::app::App;
 use oubliette::clock::{Clock, Millis};
 use oubliette::config::Config;
 use oubliette::http;
+use oubliette::keystore::Keystore;
 use oubliette::telemetry::Metrics;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -85,11 +86,21 @@ impl Server {
 
     /// A server on a directory that may have a store already.
     pub async fn on(dir: TempDir, change: impl FnOnce(&mut Config), clock: Clock) -> Self {
+        Self::behind(dir, change, clock, |keystore| keystore).await
+    }
+
+    /// A server with something in front of its keystore.
+    pub async fn behind(
+        dir: TempDir,
+        change: impl FnOnce(&mut Config),
+        clock: Clock,
+        front: impl FnOnce(Arc<dyn Keystore>) -> Arc<dyn Keystore>,
+    ) -> Self {
         let mut config = config_in(dir.path());
         change(&mut config);
         let metrics = Metrics::new(http::route_templates(), Millis(0));
         let limits = config.limits.clone();
-        let (app, first) = App::start(config, clock.clone(), metrics).await.expect("the server starts");
+        let (app, first) = App::start_with(config, clock.clone(), metrics, front).await.expect("the server starts");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let (stop, stopped) = oneshot::channel::<()>();

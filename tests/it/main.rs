@@ -3,6 +3,7 @@
 mod child;
 mod conformance;
 mod crash;
+mod erasure;
 mod faulty;
 mod harness;
 mod keystore_sqlite;
