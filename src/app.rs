@@ -201,7 +201,14 @@ impl App {
         let leases = Arc::new(Leases::new(config.lease));
         let registry = Arc::new(Registry::new(registry_options(&config)));
         let sealer = Sealer::new(store, Arc::clone(&entropy));
-        let appender = Appender::new(Arc::clone(&registry), Arc::clone(&keys), sealer, queue.clone(), clock.clone());
+        let appender = Appender::new(
+            Arc::clone(&registry),
+            Arc::clone(&keys),
+            sealer,
+            queue.clone(),
+            clock.clone(),
+            Arc::clone(&level),
+        );
         let access = Arc::new(AccessLog::new(queue.clone()));
         let reader = Reader::new(
             crate::read::Parts {

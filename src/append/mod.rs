@@ -7,6 +7,7 @@ pub mod writer;
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::clock::{Clock, Millis};
 use crate::crash;
@@ -62,6 +63,9 @@ pub enum AppendError {
     /// Personal data of forgotten people: stream index, event index, pointer of the person's id.
     #[error("the event holds personal data of a forgotten data subject")]
     DataSubjectErased(Vec<(usize, usize, String)>),
+    /// The log is older than the erasure record: whoever is named may be forgotten, so nothing about people is taken.
+    #[error("the event log is older than the erasure record")]
+    ErasureRecordBehind,
     /// A `ds_…` that was never issued: stream index, event index, pointer.
     #[error("the event names an unknown pseudonym")]
     UnknownSubject(Vec<(usize, usize, String)>),
@@ -93,18 +97,20 @@ pub struct Appender {
     sealer: Sealer,
     writer: Writer,
     clock: Clock,
+    level: Arc<AtomicBool>,
 }
 
 impl Appender {
-    /// An appender over these parts.
+    /// An appender over these parts. While `level` is false the erasure record is behind.
     pub fn new(
         registry: Arc<Registry>,
         keys: Arc<CachedKeystore>,
         sealer: Sealer,
         writer: Writer,
         clock: Clock,
+        level: Arc<AtomicBool>,
     ) -> Self {
-        Self { registry, keys, sealer, writer, clock }
+        Self { registry, keys, sealer, writer, clock, level }
     }
 
     /// Appends a caller's events.
@@ -115,6 +121,10 @@ impl Appender {
         let now = self.clock.now();
         let mut findings = Vec::new();
         let prepared = self.prepare(request.appends, &mut findings)?;
+        let about_people = prepared.iter().flat_map(|draft| &draft.events).any(|event| !event.subjects.is_empty());
+        if about_people && !self.level.load(Ordering::SeqCst) {
+            return Err(AppendError::ErasureRecordBehind);
+        }
         let wants: Vec<Want> = prepared.iter().flat_map(|draft| &draft.events).flat_map(Sealer::wants).collect();
         let granted = if wants.is_empty() { Vec::new() } else { self.keys.ensure(wants).await? };
         let appends = self.seal(&prepared, granted, now)?;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::cursor;
 use super::extract::{Caller, Json, Query, Shared, prefer_wait};
-use super::problem::{Problem, ProblemBody};
+use super::problem::{self, Problem, ProblemBody};
 use crate::auth::Permission;
 use crate::clock::Millis;
 use crate::erasure::requests::{ForgetError, OpenRequest};
@@ -208,6 +208,7 @@ pub async fn reauthorize(
     body: Json,
 ) -> Result<Response, Problem> {
     caller.require(Permission::AcknowledgePrivacy)?;
+    level(&app)?;
     let wish: Reauthorization = body.into()?;
     let named = match (id.as_str(), &wish.data_subject) {
         ("-", Some(named)) => named.clone(),
@@ -231,7 +232,13 @@ pub async fn reauthorize(
     Ok((StatusCode::CREATED, axum::Json(body)).into_response())
 }
 
+/// A forget request on a log that is older than the erasure record would number its erasure anew and fork the record.
+fn level(app: &Shared) -> Result<(), Problem> {
+    if app.is_level() { Ok(()) } else { Err(problem::record_behind()) }
+}
+
 async fn open_request(app: &Shared, caller: &Caller, body: Json) -> Result<Request, Problem> {
+    level(app)?;
     let wish: Wish = body.into()?;
     let purposes = match &wish.scope {
         None => None,
@@ -284,6 +291,7 @@ async fn approve_and_wait(
     id: &str,
     digest: &str,
 ) -> Result<Response, Problem> {
+    level(app)?;
     let began = std::time::Instant::now();
     let fenced = app.requests.approve(id, digest, &caller.principal.id).await?.ok_or_else(Problem::not_found)?;
     app.metrics.forget_requests(ForgetStatus::Fenced, 1);

@@ -197,6 +197,7 @@ pub fn append(error: AppendError, place: Place<'_>, by_header: bool) -> Problem 
                 })
             })
         }
+        AppendError::ErasureRecordBehind => record_behind(),
         AppendError::UnknownSubject(people) => {
             let problem = Problem::new(unprocessable, "data-subject-unknown", "A pseudonym was never issued here");
             people.into_iter().fold(problem, |problem, (stream, event, pointer)| {
@@ -276,6 +277,14 @@ pub fn unavailable(code: &'static str, title: &str) -> Problem {
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, title).retry_after(1)
 }
 
+/// 503: the log was restored from before an erasure that is remembered elsewhere.
+pub fn record_behind() -> Problem {
+    unavailable(
+        "erasure-record-behind",
+        "The event log is older than the erasure record; personal data stays sealed until it is restored",
+    )
+}
+
 impl From<KeystoreError> for Problem {
     fn from(error: KeystoreError) -> Self {
         tracing::error!(error = %error, "the keystore failed");
@@ -322,10 +331,7 @@ impl From<ReadFailed> for Problem {
             }
             ReadFailed::KeyUnknown => unavailable("key-store-unavailable", keys),
             ReadFailed::Log(error) => error.into(),
-            ReadFailed::ErasureRecordBehind => unavailable(
-                "erasure-record-behind",
-                "The event log is older than the erasure record; personal data stays sealed until it is restored",
-            ),
+            ReadFailed::ErasureRecordBehind => record_behind(),
         }
     }
 }

@@ -11,9 +11,7 @@ use crate::harness::{Reply, Server};
 
 /// A payment between two people: values of one, of one for two purposes, of both jointly.
 pub async fn register(server: &Server) {
-    let own = |role: &str, purposes: Value| {
-        json!({"type": "string", "x-personal-data": {"subject": role, "category": "name", "purposes": purposes}})
-    };
+    let own = |role: &str, purposes: Value| json!({"type": "string", "x-personal-data": {"subject": role, "category": "name", "purposes": purposes}});
     let schema = json!({"type": "object", "additionalProperties": false, "required": ["payer_id", "payee_id"],
         "x-data-subjects": {"payer": {"id": "/payer_id"}, "payee": {"id": "/payee_id"}},
         "properties": {"payer_id": {"type": "string"}, "payee_id": {"type": "string"}, "amount": {"type": "integer"},
@@ -28,6 +26,7 @@ pub async fn register(server: &Server) {
         "properties": {"contact_id": {"type": "string"}, "seen": {"type": "integer"},
             "name": {"type": "string", "x-personal-data": {"subject": "contact", "category": "name"}}}});
     server.schema("contact-created", &schema).await;
+    server.schema("counted", &json!({"type": "object"})).await;
 }
 
 /// A payment in `stream`. Every personal value has its owner's name in it.
@@ -72,7 +71,10 @@ pub async fn key(server: &Server, name: &str, grant: Value) -> String {
 
 /// A request as the holder of a key.
 pub async fn as_key(server: &Server, key: &str, method: &str, path: &str, body: Option<&Value>) -> Reply {
-    let headers = [("authorization", key), ("content-type", "application/json"), ("prefer", "wait=30")];
+    let mut headers = vec![("authorization", key), ("content-type", "application/json")];
+    if method == "POST" {
+        headers.push(("prefer", "wait=30"));
+    }
     let body = body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
     server.send(method, path, &headers, body).await
 }

@@ -17,11 +17,16 @@ use crate::harness::{Server, open, try_send};
 async fn many_at_once_share_washes() {
     let mut faulty = None;
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::behind(dir, |config| config.dev = true, Clock::System, |keystore| {
-        let front = Arc::new(Faulty::new(keystore, 1));
-        faulty = Some(Arc::clone(&front));
-        front
-    });
+    let server = Server::behind(
+        dir,
+        |config| config.dev = true,
+        Clock::System,
+        |keystore| {
+            let front = Arc::new(Faulty::new(keystore, 1));
+            faulty = Some(Arc::clone(&front));
+            front
+        },
+    );
     let server = Arc::new(server.await);
     register(&server).await;
     for person in 0..100 {

@@ -96,7 +96,8 @@ async fn rejected_and_cancelled_requests_change_nothing() {
     register(&server).await;
     contact(&server, "ada", "Ada King").await.expect(201);
     let path = |request: &Value, what: &str| format!("/v1/forget-requests/{}/{what}", request["id"].as_str().unwrap());
-    let (rejected, cancelled, waiting) = (open(&server, "ada").await, open(&server, "ada").await, open(&server, "ada").await);
+    let (rejected, cancelled, waiting) =
+        (open(&server, "ada").await, open(&server, "ada").await, open(&server, "ada").await);
     let ground = json!({"ground": "gdpr:A17-3-b"});
     let answer = server.post(&path(&rejected, "rejections"), &ground).await.expect(200).json();
     assert_eq!((&answer["status"], &answer["ground"]), (&json!("rejected"), &json!("gdpr:A17-3-b")));
