@@ -60,7 +60,10 @@ struct Plan {
 impl Faulty {
     /// Without faults until told; `seed` decides [`Rate::OneIn`].
     pub fn new(inner: Arc<dyn Keystore>, seed: u64) -> Self {
-        Self { inner, plan: Mutex::new(Plan { faults: HashMap::new(), random: seed | 1, failed: 0, calls: HashMap::new() }) }
+        Self {
+            inner,
+            plan: Mutex::new(Plan { faults: HashMap::new(), random: seed | 1, failed: 0, calls: HashMap::new() }),
+        }
     }
 
     /// Makes calls of `method` fail.

@@ -305,7 +305,10 @@ fn encodings(value: &str) -> Vec<(String, Vec<u8>)> {
         ("base64 +1", aligned(1)),
         ("base64 +2", aligned(2)),
     ];
-    all.into_iter().filter(|(_, needle)| needle.len() >= 6).map(|(name, n)| (format!("{name} of {value:?}"), n)).collect()
+    all.into_iter()
+        .filter(|(_, needle)| needle.len() >= 6)
+        .map(|(name, n)| (format!("{name} of {value:?}"), n))
+        .collect()
 }
 
 fn files(dir: &Path) -> Vec<PathBuf> {

@@ -10,4 +10,6 @@ mod keystore_sqlite;
 mod population;
 mod smoke;
 mod start;
+mod tutorial;
+mod unavailable;
 mod vectors;

@@ -146,9 +146,12 @@ fn parts_of_different_stores_are_refused() {
 fn a_keyring_that_others_can_read_is_refused() {
     let dir = store();
     let keyring = dir.path().join("data/keyring");
-    for (name, bad, good) in
-        [("", 0o755, 0o700), ("store", 0o644, 0o600), ("root-00000001.key", 0o644, 0o600), ("audit-signing.key", 0o640, 0o600)]
-    {
+    for (name, bad, good) in [
+        ("", 0o755, 0o700),
+        ("store", 0o644, 0o600),
+        ("root-00000001.key", 0o644, 0o600),
+        ("audit-signing.key", 0o640, 0o600),
+    ] {
         let path = if name.is_empty() { keyring.clone() } else { keyring.join(name) };
         chmod(&path, bad);
         refused(dir.path(), &[&path.display().to_string(), &format!("{bad:04o}"), "others than its owner"]);
@@ -191,10 +194,8 @@ async fn a_stop_finishes_what_was_begun() {
     let child = Child::dev(dir.path());
     let headers = [("authorization", "Bearer dev"), ("accept", "application/x-ndjson")];
     let text = send(child.address, "GET", "/v1/events", &headers, Bytes::new()).await.expect(200).text();
-    let stored: BTreeSet<u64> = text
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).unwrap()["data"]["tag"].as_u64())
-        .collect();
+    let stored: BTreeSet<u64> =
+        text.lines().filter_map(|line| serde_json::from_str::<Value>(line).unwrap()["data"]["tag"].as_u64()).collect();
     assert!(acknowledged.is_subset(&stored), "acknowledged events are lost");
 }
 

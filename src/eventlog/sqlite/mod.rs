@@ -161,7 +161,9 @@ fn unnamed(path: &Path) -> Result<PathBuf, OpenError> {
     };
     for suffix in [".new", ".new-wal", ".new-shm"] {
         match std::fs::remove_file(beside(suffix)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(OpenError::Unusable { reason: "leftovers" }),
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(OpenError::Unusable { reason: "leftovers" });
+            }
             _ => {}
         }
     }

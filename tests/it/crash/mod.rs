@@ -155,7 +155,9 @@ fn after_a_broken_first_start(dir: &Path, about: &str) {
     let complaint = &refusal.complained;
     assert!(complaint.contains("if a first start was interrupted"), "{about}: {complaint}");
     // What the message says to remove is what stands in the way.
-    for (name, path) in [("the keystore", "data/keys"), ("the keyring", "data/keyring"), ("the event log", "data/events")] {
+    for (name, path) in
+        [("the keystore", "data/keys"), ("the keyring", "data/keyring"), ("the event log", "data/events")]
+    {
         let present = complaint.split(" exists but ").next().expect("a first part");
         if present.contains(name) {
             std::fs::remove_dir_all(dir.join(path)).expect("it is there");
