@@ -121,10 +121,11 @@ impl Appender {
         let now = self.clock.now();
         let mut findings = Vec::new();
         let prepared = self.prepare(request.appends, &mut findings)?;
-        let wants: Vec<Want> = prepared.iter().flat_map(|draft| &draft.events).flat_map(Sealer::wants).collect();
-        if !wants.is_empty() && !self.level.load(Ordering::SeqCst) {
+        let about_people = prepared.iter().flat_map(|draft| &draft.events).any(|event| !event.subjects.is_empty());
+        if about_people && !self.level.load(Ordering::SeqCst) {
             return Err(AppendError::ErasureRecordBehind);
         }
+        let wants: Vec<Want> = prepared.iter().flat_map(|draft| &draft.events).flat_map(Sealer::wants).collect();
         let granted = if wants.is_empty() { Vec::new() } else { self.keys.ensure(wants).await? };
         let appends = self.seal(&prepared, granted, now)?;
         crash::point("append.sealed");

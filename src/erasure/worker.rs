@@ -18,8 +18,7 @@ use crate::event::{ExpectedRevision, Purpose, Revision, StoreId, SubjectRef};
 use crate::eventlog::{Effect, ErasureRow};
 use crate::keystore::keyring::Keyring;
 use crate::keystore::{Dek, DekId, DestroyOrder, Destruction, Fetched, Scope};
-use crate::sealing::envelope::{self, SlotContext};
-use crate::sealing::{self};
+use crate::sealing::{self, envelope};
 
 /// Most requests that share one wash.
 const MOST_TOGETHER: usize = 64;
@@ -243,21 +242,12 @@ impl Worker {
             let sealed = event.sealed.as_deref().unwrap_or_default();
             for ((number, slot), bytes) in meta.slots.iter().enumerate().zip(envelope::slots(sealed)) {
                 let Some(dek) = own_key(slot, subject, limit).and_then(|id| alive.get(&id)) else { continue };
-                let owners: Vec<SubjectRef> = slot.owners.iter().filter_map(|o| SubjectRef::parse(&o.0)).collect();
-                let paths: Vec<&str> = slot.fields.iter().map(|field| field.0.as_ref()).collect();
-                let context = SlotContext {
-                    store: &self.store,
-                    event: &event.id,
-                    event_type: event.event_type.as_str(),
-                    schema_version: event.schema_version.unwrap_or(0),
-                    owners: &owners,
-                    purpose: &slot.purpose,
-                    slot: number as u16,
-                    paths_sha256: envelope::paths_digest(&paths),
-                };
                 // A joint slot cannot be opened with one key, but one live key of it is one too many.
-                let opens = bytes.ok().flatten().is_some_and(|b| sealing::open(&[dek], &context, b).is_ok());
-                opened += u64::from(opens || owners.len() > 1);
+                let opens = bytes.ok().flatten().is_some_and(|bytes| {
+                    let identity = event.identity(&self.store);
+                    sealing::open_stored(&[dek], &identity, number as u16, slot, bytes).is_ok()
+                });
+                opened += u64::from(opens || slot.owners.len() > 1);
             }
             Ok(())
         })

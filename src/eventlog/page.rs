@@ -8,6 +8,7 @@ use super::batch::{AccessEntry, Filter};
 use crate::clock::Millis;
 use crate::event::{EventId, EventType, Position, Purpose, Revision, StoreId, StreamId, StreamName, SubjectRef};
 use crate::merkle::Frontier;
+use crate::sealing::EventIdentity;
 
 /// Direction of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +78,18 @@ pub struct StoredEvent {
     pub public: String,
     /// Envelopes, or `None` where there never were any or all are gone.
     pub sealed: Option<Vec<u8>>,
+}
+
+impl StoredEvent {
+    /// What the envelopes of the event are bound to.
+    pub fn identity<'a>(&'a self, store: &'a StoreId) -> EventIdentity<'a> {
+        EventIdentity {
+            store,
+            event: &self.id,
+            event_type: self.event_type.as_str(),
+            schema_version: self.schema_version.unwrap_or(0),
+        }
+    }
 }
 
 /// What a verifier needs beside the event itself.

@@ -49,6 +49,7 @@ const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OP
         description = "An event store that can forget a person: personal data is sealed per data subject and purpose, \
                        and forgetting destroys the keys."
     ),
+    tags((name = "events"), (name = "privacy"), (name = "schemas"), (name = "audit"), (name = "admin"), (name = "health")),
     components(schemas(problem::ProblemBody, problem::ProblemError)),
     modifiers(&Security)
 )]

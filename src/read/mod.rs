@@ -252,6 +252,8 @@ impl Reader {
         };
         let opened = open::open(self.store, page, metas, plan, keys.as_ref());
         let people = self.external_ids(page, &opened.events, viewer).await?;
+        let nameless = people.is_none();
+        let people = people.unwrap_or_default();
         let viewings = open::viewings(&opened.events, &people);
         lease.narrow(viewings.keys().map(|(subject, _)| *subject));
         if !viewings.is_empty() {
@@ -269,7 +271,7 @@ impl Reader {
             head: page.head,
             last_revision: page.last_revision,
             epoch: page.fences.epoch(),
-            unavailable: counts.redacted.contains_key("unavailable"),
+            unavailable: nameless || counts.redacted.contains_key("unavailable"),
             opened: counts.opened,
             redacted: counts.redacted.into_iter().collect(),
             lease,
@@ -278,15 +280,15 @@ impl Reader {
     }
 
     /// External ids of everyone in the page, for viewers who may see personal data. A person under a whole-person fence
-    /// has none any more.
+    /// has none any more. `None` when they cannot be had and the viewer takes a partial answer.
     async fn external_ids(
         &self,
         page: &Page,
         events: &[Opened<'_>],
         viewer: &Viewer,
-    ) -> Result<HashMap<SubjectRef, ExternalId>, ReadFailed> {
+    ) -> Result<Option<HashMap<SubjectRef, ExternalId>>, ReadFailed> {
         if viewer.purposes == Purposes::None {
-            return Ok(HashMap::new());
+            return Ok(Some(HashMap::new()));
         }
         let mut refs: Vec<SubjectRef> = events
             .iter()
@@ -297,10 +299,10 @@ impl Reader {
         refs.dedup();
         let found = match self.parts.keys.external_ids(refs.clone()).await {
             Ok(found) => found,
-            Err(_) if viewer.partial => return Ok(HashMap::new()),
+            Err(_) if viewer.partial => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        Ok(refs.into_iter().zip(found).filter_map(|(subject, id)| Some((subject, id?))).collect())
+        Ok(Some(refs.into_iter().zip(found).filter_map(|(subject, id)| Some((subject, id?))).collect()))
     }
 }
 

@@ -9,7 +9,7 @@ use super::{Opened, ReadFailed, State, Viewer, pseudonym};
 use crate::event::{ExternalId, Purpose, StoreId, SubjectRef};
 use crate::eventlog::{Page, ReadError};
 use crate::keystore::{Dek, DekId, Fetched};
-use crate::sealing::envelope::{self, SlotContext};
+use crate::sealing::envelope;
 use crate::sealing::meta::{Meta, SlotMeta};
 use crate::sealing::{self, OpenedSlot};
 
@@ -128,19 +128,7 @@ impl Slot<'_> {
                 Fetched::Destroyed { .. } | Fetched::Unknown => None,
             })
             .collect::<Option<_>>()?;
-        let owners: Vec<SubjectRef> = ids.iter().map(|id| id.subject).collect();
-        let paths: Vec<&str> = self.meta.fields.iter().map(|field| field.0.as_ref()).collect();
-        let context = SlotContext {
-            store: &self.store,
-            event: &self.event.id,
-            event_type: self.event.event_type.as_str(),
-            schema_version: self.event.schema_version.unwrap_or(0),
-            owners: &owners,
-            purpose: &self.meta.purpose,
-            slot: self.number,
-            paths_sha256: envelope::paths_digest(&paths),
-        };
-        sealing::open(&keys, &context, self.sealed?).ok()
+        sealing::open_stored(&keys, &self.event.identity(&self.store), self.number, self.meta, self.sealed?).ok()
     }
 }
 

@@ -344,6 +344,46 @@ impl OpenedSlot {
     }
 }
 
+/// What an envelope is bound to besides its slot.
+#[derive(Clone, Copy, Debug)]
+pub struct EventIdentity<'a> {
+    /// The store.
+    pub store: &'a StoreId,
+    /// The event.
+    pub event: &'a EventId,
+    /// Its type.
+    pub event_type: &'a str,
+    /// Its schema version, 0 without a schema.
+    pub schema_version: u32,
+}
+
+/// Opens one slot of a stored event as its metadata describes it; keys come in the order of its owners.
+///
+/// # Errors
+/// [`envelope::OpenError`], whatever is wrong.
+pub fn open_stored(
+    keys: &[&Dek],
+    identity: &EventIdentity<'_>,
+    number: u16,
+    slot: &meta::SlotMeta<'_>,
+    bytes: &[u8],
+) -> Result<OpenedSlot, envelope::OpenError> {
+    let owners: Option<Vec<SubjectRef>> = slot.owners.iter().map(|owner| SubjectRef::parse(&owner.0)).collect();
+    let owners = owners.ok_or(envelope::OpenError)?;
+    let paths: Vec<&str> = slot.fields.iter().map(|field| field.0.as_ref()).collect();
+    let context = SlotContext {
+        store: identity.store,
+        event: identity.event,
+        event_type: identity.event_type,
+        schema_version: identity.schema_version,
+        owners: &owners,
+        purpose: &slot.purpose,
+        slot: number,
+        paths_sha256: envelope::paths_digest(&paths),
+    };
+    open(keys, &context, bytes)
+}
+
 /// Opens one slot with its key; for several owners the keys come in the order of `context.owners`.
 ///
 /// # Errors

@@ -9,7 +9,7 @@ use super::{Defect, Out, Place, Sampling, VerifyError};
 use crate::event::{Purpose, StoreId, SubjectRef};
 use crate::eventlog::{AuditRow, EventLog, Fences, StoredEvent};
 use crate::keystore::{Dek, DekId, Fetched, Keystore, Kid};
-use crate::sealing::envelope::{self, SlotContext};
+use crate::sealing::envelope;
 use crate::sealing::meta::{Meta, SlotMeta};
 use crate::sealing::{self, OpenedSlot};
 
@@ -190,23 +190,14 @@ impl Slot<'_> {
     }
 
     fn open(&self, store: &StoreId, keys: &[&Dek]) -> Result<(), Defect> {
-        let owners: Vec<SubjectRef> = self.owners.iter().map(|id| id.subject).collect();
-        let paths: Vec<&str> = self.meta.fields.iter().map(|field| field.0.as_ref()).collect();
-        let context = SlotContext {
-            store,
-            event: &self.event.id,
-            event_type: self.event.event_type.as_str(),
-            schema_version: self.event.schema_version.unwrap_or(0),
-            owners: &owners,
-            purpose: &self.meta.purpose,
-            slot: self.number,
-            paths_sha256: envelope::paths_digest(&paths),
-        };
         let envelope = self.envelope.ok_or(Defect::CiphertextMissing)?;
-        let opened = sealing::open(keys, &context, envelope).map_err(|_| Defect::DoesNotOpen)?;
+        let identity = self.event.identity(store);
+        let opened = sealing::open_stored(keys, &identity, self.number, self.meta, envelope);
+        let opened = opened.map_err(|_| Defect::DoesNotOpen)?;
         if Some(opened.commitment()) != self.commitment {
             return Err(Defect::SlotCommitment);
         }
+        let paths: Vec<&str> = self.meta.fields.iter().map(|field| field.0.as_ref()).collect();
         if same_fields(&opened, &paths) { Ok(()) } else { Err(Defect::SlotFields) }
     }
 }

@@ -60,14 +60,16 @@ struct Plan<M> {
     faults: HashMap<M, (Fault, Rate)>,
     random: u64,
     failed: u64,
+    calls: HashMap<M, u64>,
 }
 
-impl<M: std::hash::Hash + Eq> Plan<M> {
+impl<M: std::hash::Hash + Eq + Copy> Plan<M> {
     fn new(seed: u64) -> Mutex<Self> {
-        Mutex::new(Self { faults: HashMap::new(), random: seed | 1, failed: 0 })
+        Mutex::new(Self { faults: HashMap::new(), random: seed | 1, failed: 0, calls: HashMap::new() })
     }
 
     fn fault(&mut self, method: &M) -> Option<Fault> {
+        *self.calls.entry(*method).or_default() += 1;
         // xorshift64: the same seed gives the same faults.
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
@@ -106,6 +108,11 @@ impl Faulty {
     /// How many calls have failed.
     pub fn failed(&self) -> u64 {
         self.plan.lock().unwrap().failed
+    }
+
+    /// How often a method was called.
+    pub fn calls(&self, method: Method) -> u64 {
+        self.plan.lock().unwrap().calls.get(&method).copied().unwrap_or_default()
     }
 
     async fn call<T>(&self, method: Method, work: BoxFuture<'_, Result<T, KeystoreError>>) -> Result<T, KeystoreError> {

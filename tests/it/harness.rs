@@ -17,6 +17,7 @@ use oubliette::app::App;
 use oubliette::clock::{Clock, Millis};
 use oubliette::config::Config;
 use oubliette::http;
+use oubliette::keystore::Keystore;
 use oubliette::telemetry::Metrics;
 use oubliette::verify;
 use serde_json::Value;
@@ -29,7 +30,6 @@ use tokio::task::JoinHandle;
 pub struct Server {
     pub app: Arc<App>,
     pub address: SocketAddr,
-    pub clock: Clock,
     /// The first administrator's key, when the server was started without `--dev` on an empty directory.
     pub admin_key: Option<String>,
     dir: Option<TempDir>,
@@ -86,11 +86,21 @@ impl Server {
 
     /// A server on a directory that may have a store already.
     pub async fn on(dir: TempDir, change: impl FnOnce(&mut Config), clock: Clock) -> Self {
+        Self::behind(dir, change, clock, |keystore| keystore).await
+    }
+
+    /// A server with something in front of its keystore.
+    pub async fn behind(
+        dir: TempDir,
+        change: impl FnOnce(&mut Config),
+        clock: Clock,
+        front: impl FnOnce(Arc<dyn Keystore>) -> Arc<dyn Keystore>,
+    ) -> Self {
         let mut config = config_in(dir.path());
         change(&mut config);
         let metrics = Metrics::new(http::route_templates(), Millis(0));
         let limits = config.limits.clone();
-        let (app, first) = App::start(config, clock.clone(), metrics).await.expect("the server starts");
+        let (app, first) = App::start_with(config, clock.clone(), metrics, front).await.expect("the server starts");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let (stop, stopped) = oneshot::channel::<()>();
@@ -106,7 +116,6 @@ impl Server {
         Self {
             app,
             address,
-            clock,
             admin_key: first.admin_key,
             dir: Some(dir),
             canaries: Vec::new(),

@@ -1,4 +1,15 @@
 //! The integration tests, one binary: everything that needs files, processes or more than one module.
+#![allow(
+    clippy::assigning_clones,
+    clippy::format_collect,
+    clippy::format_push_string,
+    clippy::single_match_else,
+    clippy::too_many_lines,
+    clippy::unnecessary_wraps,
+    clippy::zero_sized_map_values,
+    clippy::zombie_processes,
+    reason = "tables and scripts read better long, and speed is of no interest here"
+)]
 
 mod api;
 mod append;
@@ -8,6 +19,7 @@ mod child;
 mod conformance;
 mod crash;
 mod erased_valid;
+mod erasure;
 mod eventlog_sqlite;
 mod faulty;
 mod fixture;
@@ -23,5 +35,7 @@ mod roles;
 mod smoke;
 mod start;
 mod store;
+mod tutorial;
+mod unavailable;
 mod vectors;
 mod verify;
