@@ -167,6 +167,11 @@ impl Json {
     /// # Errors
     /// 422 `invalid-body`. Serde's message could quote a value, so only the place of the mistake is told.
     pub fn into<T: serde::de::DeserializeOwned>(self) -> Result<T, Problem> {
+        // Serde would read an array as a struct's members in order; nobody who sends one means that.
+        if !self.0.is_object() {
+            let status = StatusCode::UNPROCESSABLE_ENTITY;
+            return Err(Problem::new(status, "invalid-body", "The body is an object"));
+        }
         serde_json::from_value(self.0).map_err(|error| {
             let text = error.to_string();
             // Names of members are ours; anything else in the message could come from the caller.
