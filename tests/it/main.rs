@@ -15,3 +15,4 @@ mod read_personal;
 mod schemas;
 mod smoke;
 mod vectors;
+mod volume;
