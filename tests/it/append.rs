@@ -237,7 +237,7 @@ async fn limits() {
     let server = start().await;
     let many = |count: u64| Value::from((0..count).map(event).collect::<Vec<_>>());
     assert_eq!(server.post(PATH, &many(501)).await.expect(413).code(), "batch-too-large");
-    let lines = many(501).as_array().unwrap().iter().map(|event| format!("{event}\n")).collect::<String>();
+    let lines = many(501).as_array().unwrap().iter().map(Value::to_string).collect::<Vec<_>>().join("\n");
     assert_eq!(raw(&server, "application/x-ndjson", lines).await.expect(413).code(), "batch-too-large");
     let halves =
         json!({"appends": [{"stream": "order-1", "events": many(250)}, {"stream": "order-2", "events": many(251)}]});

@@ -46,8 +46,8 @@ impl Live {
     async fn next(&mut self) -> Frame {
         loop {
             if let Some((block, rest)) = self.text.split_once("\n\n") {
-                let frame = parse(block);
-                self.text = rest.to_owned();
+                let (frame, rest) = (parse(block), rest.to_owned());
+                self.text = rest;
                 match frame {
                     Some(frame) => return frame,
                     None => continue,
