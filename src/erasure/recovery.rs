@@ -76,7 +76,8 @@ pub async fn level(log: &dyn EventLog, keystore: &dyn Keystore, keyring: &Keyrin
     Ok(Standing::Level { replayed })
 }
 
-/// Ids of requests that were fenced and not finished, oldest first.
+/// Ids of requests that were fenced and not finished, in the order of the erasure record: the keystore remembers only the
+/// last erasure it applied, so a later one must not overtake an earlier one.
 ///
 /// # Errors
 /// [`ForgetError`] when the log cannot be read.
@@ -88,11 +89,14 @@ pub async fn unfinished(log: &dyn EventLog) -> Result<Vec<String>, ForgetError> 
             let rows = log.requests(Some(status.as_str().to_owned()), after.clone(), 500).await?;
             let Some(last) = rows.last() else { break };
             after = Some(last.id.clone());
-            ids.extend(rows.into_iter().map(|row| row.id));
+            for row in rows {
+                let number = log.erasure_of(row.id.clone()).await?.map_or(0, |erasure| erasure.number);
+                ids.push((number, row.id));
+            }
         }
     }
     ids.sort();
-    Ok(ids)
+    Ok(ids.into_iter().map(|(_, id)| id).collect())
 }
 
 /// Makes the request handler and the worker that belongs to it, and hands the worker what is unfinished.

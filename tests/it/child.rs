@@ -57,25 +57,28 @@ impl Child {
     pub fn start(mut command: Command) -> Result<Self, Refusal> {
         let mut process = command.spawn().expect("the binary runs");
         let mut out = BufReader::new(process.stdout.take().expect("piped"));
+        let mut complaints = process.stderr.take().expect("piped");
         let mut said = String::new();
-        loop {
+        let address = loop {
             let mut line = String::new();
             if out.read_line(&mut line).unwrap_or(0) == 0 {
-                let mut complained = String::new();
-                let _ = process.stderr.take().expect("piped").read_to_string(&mut complained);
-                let status = process.wait().expect("it ended");
-                return Err(Refusal { status, said, complained });
+                break None;
             }
             said.push_str(&line);
             if let Some(rest) = line.strip_prefix("Listening on http://") {
-                let address = rest.split_whitespace().next().and_then(|text| text.parse().ok());
-                // Read on in the background, or a chatty child would block on a full pipe.
-                let mut complaints = process.stderr.take().expect("piped");
-                std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
-                std::thread::spawn(move || std::io::copy(&mut complaints, &mut std::io::sink()));
-                return Ok(Self { process, address: address.expect("an address"), said });
+                break rest.split_whitespace().next().and_then(|text| text.parse().ok());
             }
-        }
+        };
+        let Some(address) = address else {
+            let mut complained = String::new();
+            let _ = complaints.read_to_string(&mut complained);
+            let status = process.wait().expect("it ended");
+            return Err(Refusal { status, said, complained });
+        };
+        // Read on in the background, or a chatty child would block on a full pipe.
+        std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
+        std::thread::spawn(move || std::io::copy(&mut complaints, &mut std::io::sink()));
+        Ok(Self { process, address, said })
     }
 
     /// A `--dev` server on `dir/data`.

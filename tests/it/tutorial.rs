@@ -33,12 +33,11 @@ fn blocks(text: &str) -> Vec<Block> {
         let (code, _) = part.split_once("```").expect("a block ends");
         let mut block = Block { script: String::new(), expected: Vec::new() };
         for line in code.lines() {
-            match line.strip_prefix("#> ") {
-                Some(expected) => block.expected.push(expected.to_owned()),
-                None => {
-                    block.script.push_str(line);
-                    block.script.push('\n');
-                }
+            if let Some(expected) = line.strip_prefix("#> ") {
+                block.expected.push(expected.to_owned());
+            } else {
+                block.script.push_str(line);
+                block.script.push('\n');
             }
         }
         blocks.push(block);

@@ -193,7 +193,8 @@ async fn forget_next(address: SocketAddr, ledger: &RefCell<Ledger>, in_steps: bo
     let done = if in_steps {
         let opened = post(address, "/v1/forget-requests", &body).await?;
         if opened.status.as_u16() == 404 {
-            return unknown_person(ledger);
+            unknown_person(ledger);
+            return Some(());
         }
         let opened = opened.expect(201).json();
         let id = opened["id"].as_str().expect("an id").to_owned();
@@ -216,7 +217,7 @@ async fn forget_next(address: SocketAddr, ledger: &RefCell<Ledger>, in_steps: bo
             ledger.wishes[number].request = body["id"].as_str().map(str::to_owned);
             ledger.wishes[number].fenced = true;
         }
-        404 => return unknown_person(ledger),
+        404 => unknown_person(ledger),
         409 => assert_eq!(done.code(), "preview-stale"),
         other => panic!("a forget was answered {other}: {}", done.text()),
     }
@@ -224,9 +225,8 @@ async fn forget_next(address: SocketAddr, ledger: &RefCell<Ledger>, in_steps: bo
 }
 
 /// Nothing was appended for this person yet: nobody to forget, try again later.
-fn unknown_person(ledger: &RefCell<Ledger>) -> Option<()> {
+fn unknown_person(ledger: &RefCell<Ledger>) {
     ledger.borrow_mut().wishes.pop();
-    Some(())
 }
 
 /// A POST of JSON as `dev`; `None` when the connection broke.
