@@ -211,7 +211,7 @@ impl App {
             clock: clock.clone(),
             entropy: Arc::clone(&entropy),
         };
-        let (requests, worker_task) = recovery::start(parts, stores.keyring, stores.store).await?;
+        let (requests, worker_task) = recovery::start(parts, stores.keyring, stores.store);
         let flush_task = tokio::spawn(flush_access(Arc::clone(&access), clock.clone()));
         let app = Self {
             config,

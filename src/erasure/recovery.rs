@@ -6,9 +6,12 @@
 
 use std::sync::Arc;
 
-use super::requests::{ForgetError, Requests};
-use super::worker::{scope_of, witness};
-use super::{Status, requests::Parts};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+
+use super::requests::{ForgetError, Parts, Requests};
+use super::worker::{Worker, scope_of, witness};
+use crate::event::StoreId;
 use crate::eventlog::EventLog;
 use crate::keystore::keyring::Keyring;
 use crate::keystore::{DestroyOrder, Keystore};
@@ -76,44 +79,11 @@ pub async fn level(log: &dyn EventLog, keystore: &dyn Keystore, keyring: &Keyrin
     Ok(Standing::Level { replayed })
 }
 
-/// Ids of requests that were fenced and not finished, in the order of the erasure record: the keystore remembers only the
-/// last erasure it applied, so a later one must not overtake an earlier one.
-///
-/// # Errors
-/// [`ForgetError`] when the log cannot be read.
-pub async fn unfinished(log: &dyn EventLog) -> Result<Vec<String>, ForgetError> {
-    let mut ids = Vec::new();
-    for status in [Status::Fenced, Status::Verifying, Status::Failed] {
-        let mut after = None;
-        loop {
-            let rows = log.requests(Some(status.as_str().to_owned()), after.clone(), 500).await?;
-            let Some(last) = rows.last() else { break };
-            after = Some(last.id.clone());
-            for row in rows {
-                let number = log.erasure_of(row.id.clone()).await?.map_or(0, |erasure| erasure.number);
-                ids.push((number, row.id));
-            }
-        }
-    }
-    ids.sort();
-    Ok(ids.into_iter().map(|(_, id)| id).collect())
-}
-
-/// Makes the request handler and the worker that belongs to it, and hands the worker what is unfinished.
-///
-/// # Errors
-/// [`ForgetError`] when the log cannot be read.
-pub async fn start(
-    parts: Parts,
-    keyring: Arc<Keyring>,
-    store: crate::event::StoreId,
-) -> Result<(Requests, tokio::task::JoinHandle<()>), ForgetError> {
-    let (work, inbox) = tokio::sync::mpsc::unbounded_channel();
-    let (tick, progress) = tokio::sync::watch::channel(0);
-    for id in unfinished(parts.log.as_ref()).await? {
-        let _ = work.send(id);
-    }
-    let requests = Requests::new(parts, work, progress);
-    let worker = super::worker::Worker::new(requests.clone(), keyring, store, inbox, tick);
-    Ok((requests, tokio::spawn(worker.run())))
+/// Makes the request handler and starts the worker that belongs to it, which begins with what is unfinished.
+pub fn start(parts: Parts, keyring: Arc<Keyring>, store: StoreId) -> (Requests, JoinHandle<()>) {
+    let wake = Arc::new(Notify::new());
+    let (tick, progress) = watch::channel(0);
+    let requests = Requests::new(parts, Arc::clone(&wake), progress);
+    let worker = Worker::new(requests.clone(), keyring, store, wake, tick);
+    (requests, tokio::spawn(worker.run()))
 }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, watch};
 
 use super::preview::{self, Preview};
 use super::{Fact, InvalidTransition, Request, deadline, next, stream_of};
@@ -82,7 +82,7 @@ pub struct Requests {
     pub(super) appender: Appender,
     pub(super) clock: Clock,
     entropy: Arc<Entropy>,
-    work: mpsc::UnboundedSender<String>,
+    wake: Arc<Notify>,
     /// Ticks whenever the worker finished a step.
     pub(super) progress: watch::Receiver<u64>,
 }
@@ -104,11 +104,10 @@ pub struct Parts {
 }
 
 impl Requests {
-    /// Over these parts; `work` takes the ids of fenced requests to the worker. Unbounded because every id in it is a
-    /// durable request: refusing one would only delay it to the next start.
-    pub fn new(parts: Parts, work: mpsc::UnboundedSender<String>, progress: watch::Receiver<u64>) -> Self {
+    /// Over these parts; `wake` tells the worker that the erasure record has grown.
+    pub fn new(parts: Parts, wake: Arc<Notify>, progress: watch::Receiver<u64>) -> Self {
         let Parts { log, keys, leases, appender, clock, entropy } = parts;
-        Self { log, keys, leases, appender, clock, entropy, work, progress }
+        Self { log, keys, leases, appender, clock, entropy, wake, progress }
     }
 
     /// Opens a request and computes its preview. Nothing changes for anybody yet.
@@ -177,8 +176,7 @@ impl Requests {
         crash::point("forget.after-fence");
         // Answers that began before the fence end, or are broken off, before anybody is told that it holds.
         self.leases.revoke(request.subject).await;
-        // The worker lives as long as the process; what it does not get now it finds in the log at the next start.
-        let _ = self.work.send(id.to_owned());
+        self.wake.notify_one();
         Ok(Some(request))
     }
 

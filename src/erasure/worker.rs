@@ -1,14 +1,15 @@
 //! The saga after the fence: destroy, evict, wash, verify, complete (F2 to F7).
 //!
-//! Owns: the destruction of keys (start-up recovery repeats what was done here before). Every step is idempotent and its end is an event, so a crash anywhere resumes
-//! by folding the stream. Requests are taken in the order of the erasure record, those that wait are destroyed together
-//! and share one wash. A step that fails is retried with growing pauses; nothing is ever reported as done that is not.
+//! Owns: the destruction of keys (start-up recovery repeats what was done here before). Every step is idempotent and its
+//! end is an event, so a crash anywhere resumes by folding the stream. The erasure record is the queue: entries are taken
+//! strictly in its order, because the keystore remembers only the last one it applied; those that wait are destroyed
+//! together and share one wash. A step that fails is retried with growing pauses; nothing is reported as done that is not.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, watch};
 
 use super::preview::walk;
 use super::requests::{ForgetError, Requests};
@@ -30,8 +31,10 @@ pub struct Worker {
     requests: Requests,
     keyring: Arc<Keyring>,
     store: StoreId,
-    inbox: mpsc::UnboundedReceiver<String>,
+    wake: Arc<Notify>,
     progress: watch::Sender<u64>,
+    /// Every entry of the erasure record up to this one is complete.
+    complete: u64,
 }
 
 /// A request whose keys are being destroyed.
@@ -42,79 +45,82 @@ struct Open {
 }
 
 impl Worker {
-    /// A worker that takes the ids of fenced requests from `inbox` and ticks `progress`.
+    /// A worker that looks at the erasure record when it is woken and ticks `progress`.
     pub fn new(
         requests: Requests,
         keyring: Arc<Keyring>,
         store: StoreId,
-        inbox: mpsc::UnboundedReceiver<String>,
+        wake: Arc<Notify>,
         progress: watch::Sender<u64>,
     ) -> Self {
-        Self { requests, keyring, store, inbox, progress }
+        Self { requests, keyring, store, wake, progress, complete: 0 }
     }
 
-    /// Works until every handle to its inbox is gone.
+    /// Works until the task is stopped, which may happen anywhere.
     pub async fn run(mut self) {
-        let mut ids = Vec::new();
-        while self.inbox.recv_many(&mut ids, MOST_TOGETHER).await > 0 {
-            let mut pause = PAUSES.0;
-            let mut waiting = std::mem::take(&mut ids);
-            while !waiting.is_empty() {
-                waiting = self.advance(waiting).await;
-                self.progress.send_modify(|tick| *tick += 1);
-                if !waiting.is_empty() {
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(PAUSES.1);
+        let mut pause = PAUSES.0;
+        loop {
+            let finished = match self.open().await {
+                Ok(open) if open.is_empty() => {
+                    self.wake.notified().await;
+                    continue;
                 }
+                Ok(open) => self.advance(open).await,
+                Err(error) => {
+                    tracing::error!(error = %error, "the erasure record cannot be read; trying again");
+                    false
+                }
+            };
+            self.progress.send_modify(|tick| *tick += 1);
+            if finished {
+                pause = PAUSES.0;
+            } else {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSES.1);
             }
         }
     }
 
-    /// Takes requests as far as they go; those that must be tried again.
-    async fn advance(&self, ids: Vec<String>) -> Vec<String> {
-        let mut open = match self.open(&ids).await {
-            Ok(open) => open,
-            Err(error) => {
-                tracing::error!(error = %error, requests = ids.len(), "forget requests cannot be read; trying again");
-                return ids;
-            }
-        };
-        let mut again = Vec::new();
+    /// Takes requests as far as they go; whether all of them are complete.
+    async fn advance(&self, mut open: Vec<Open>) -> bool {
         if let Err(error) = self.destroy_together(&mut open).await {
             tracing::error!(error = %error, requests = open.len(), "keys cannot be destroyed; trying again");
-            return ids;
+            return false;
         }
+        let mut finished = true;
         for item in open {
             let id = item.request.id.clone();
             match self.verify_and_complete(item).await {
                 Ok(Status::Completed) => tracing::info!(request = %id, "erasure completed"),
-                Ok(_) => again.push(id),
+                Ok(_) => finished = false,
                 Err(error) => {
                     tracing::error!(error = %error, request = %id, "an erasure cannot be completed; trying again");
-                    again.push(id);
+                    finished = false;
                 }
             }
         }
-        again
+        finished
     }
 
-    /// The requests that are fenced and not final, in the order of the erasure record.
-    async fn open(&self, ids: &[String]) -> Result<Vec<Open>, ForgetError> {
+    /// The first entries of the erasure record that are not complete, in its order.
+    async fn open(&mut self) -> Result<Vec<Open>, ForgetError> {
         let mut open = Vec::new();
-        for id in ids {
-            let Some((request, revision)) = self.requests.load(id).await? else { continue };
-            if request.status.is_final() || request.status == Status::Previewed {
-                continue;
+        let mut from = self.complete;
+        while open.len() < MOST_TOGETHER {
+            let rows = self.requests.log.erasures(from, MOST_TOGETHER).await?;
+            let Some(last) = rows.last() else { break };
+            from = last.number;
+            for row in rows {
+                if row.completed.is_some() {
+                    // Contiguous only: an entry behind one that is stuck is looked at again.
+                    self.complete += u64::from(row.number == self.complete + 1);
+                    continue;
+                }
+                let (request, revision) = self.requests.load(&row.request).await?.ok_or(ForgetError::Corrupt)?;
+                open.push(Open { request, revision, row });
             }
-            let row = self.record_of(id).await?;
-            open.push(Open { request, revision, row });
         }
-        open.sort_by_key(|item| item.row.number);
         Ok(open)
-    }
-
-    async fn record_of(&self, id: &str) -> Result<ErasureRow, ForgetError> {
-        self.requests.log.erasure_of(id.to_owned()).await?.ok_or(ForgetError::Corrupt)
     }
 
     /// F2 to F4 for all of them: destroy each, let go of caches and answers in flight, wash once, witness, say so.

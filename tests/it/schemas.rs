@@ -246,7 +246,7 @@ async fn the_inventory() {
     assert_eq!(
         email,
         json!({"event_type": "contact-created", "version": 1, "pointer": "/email", "category": "contact.email",
-            "special": false, "purposes": ["general", "marketing"], "placeholder": "erased@redacted.invalid",
+            "special": false, "purposes": ["general", "marketing"], "placeholder": "{state}@redacted.invalid",
             "roles": ["contact"], "erase_when": "any"})
     );
     let note = of("paid").into_iter().find(|item| item["pointer"] == "/note").unwrap();

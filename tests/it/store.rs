@@ -51,7 +51,7 @@ pub fn open_log(path: &Path) -> Arc<dyn EventLog> {
 }
 
 impl Store {
-    pub async fn new() -> Self {
+    pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clock = Clock::manual(Millis(1_700_000_000_000));
         let entropy = Arc::new(Entropy::system());
@@ -83,7 +83,7 @@ impl Store {
             clock: clock.clone(),
             entropy,
         };
-        let (requests, _) = recovery::start(parts, keyring, STORE).await.unwrap();
+        let (requests, _) = recovery::start(parts, keyring, STORE);
         Self { dir, log, keystore, registry, appender, requests, clock }
     }
 

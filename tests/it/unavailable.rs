@@ -148,6 +148,7 @@ async fn a_key_that_nobody_knows_is_unavailable() {
     assert_eq!(connection.execute(one, []).unwrap(), 1);
     drop(connection);
     let mut server = Server::on(dir, |config| config.dev = true, Clock::System).await;
+    server.damaged = true;
     server.canary("Ada King");
     assert_eq!(server.get(PAGE).await.expect(503).code(), "key-store-unavailable");
     assert_eq!(states(&server).await, [("shown".to_owned(), 299), ("unavailable".to_owned(), 1)]);

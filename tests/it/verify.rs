@@ -19,7 +19,7 @@ const ADA_UNMARKETED: u64 = 12;
 
 /// Ada and Ben, a joint value, an event that only names somebody, one person forgotten and one purpose.
 async fn story() -> Store {
-    let store = Store::new().await;
+    let store = Store::new();
     store.schema("contact-created", contact_schema());
     let contact = |id: &str, name: &str| json!({"id": id, "name": name, "email": "x@example.org", "stage": "lead"});
     store.append("contact-1", event("contact-created", contact("ada", "Ada"))).await;
@@ -63,7 +63,7 @@ async fn an_intact_store_is_clean_however_it_is_read() {
 
 #[tokio::test]
 async fn an_empty_store_is_clean() {
-    assert_eq!(check(&Store::new().await).await, Report::default());
+    assert_eq!(check(&Store::new()).await, Report::default());
 }
 
 /// What is done to the closed file, and what must be found: all of it, and nothing else.
@@ -301,7 +301,7 @@ async fn keys_that_die_without_an_erasure_are_found_and_so_are_those_that_surviv
     assert_eq!(found, [(slot(11, 0), Defect::KeyDestroyed), (slot(11, 1), Defect::KeyDestroyed)]);
 
     // Another store's keystore under this log: no key is known, no tombstone is there, nothing was applied.
-    let other = Store::new().await;
+    let other = Store::new();
     let report = verify(&*store.log, Some(&*other.keystore), None, &Options::default()).await.unwrap();
     let count = |defect| report.findings.iter().filter(|finding| finding.defect == defect).count();
     assert_eq!((count(Defect::KeyUnknown), count(Defect::TombstoneMissing), report.findings.len()), (4, 4, 8));
@@ -332,7 +332,7 @@ async fn a_key_that_survived_is_found() {
 #[tokio::test]
 async fn findings_are_limited_and_the_rest_is_counted() {
     let store = story().await;
-    let strange: Arc<dyn Keystore> = Store::new().await.keystore;
+    let strange: Arc<dyn Keystore> = Store::new().keystore;
     let options = Options { most_findings: 3, ..Options::default() };
     let report = verify(&*store.log, Some(&*strange), None, &options).await.unwrap();
     assert_eq!((report.findings.len(), report.omitted), (3, 5));

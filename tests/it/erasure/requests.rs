@@ -188,7 +188,7 @@ async fn purposes_go_alone() {
     let keys = done["destroyed"]["keys"].as_array().unwrap();
     assert_eq!((keys.len(), &keys[0]["purpose"]), (1, &json!("marketing")), "{done}");
     assert_eq!(done["destroyed"]["external_id_removed"], false);
-    assert_eq!(name(as_key(&server, &marketer, "GET", path, None).await.json()), "[erased]");
+    assert_eq!(name(as_key(&server, &marketer, "GET", path, None).await.json()), "[withheld]", "there for payments");
     let event = last(&server, "account-1").await;
     assert_eq!(event["data"]["payer_name"], "ada Payer", "still there for payments");
     assert_eq!(event["data"]["payer_id"], "ada", "and still known");
@@ -217,7 +217,7 @@ async fn a_purpose_that_came_back_can_go_again() {
         let items = as_key(&server, &reader, "GET", "/v1/streams/account-1/events", None).await.expect(200).json();
         let names: Vec<&Value> = items["items"].as_array().unwrap().iter().map(|e| &e["data"]["payer_name"]).collect();
         for (at, name) in names.iter().enumerate() {
-            assert_eq!(*name, if at as u64 == generation { "ada Payer" } else { "[erased]" });
+            assert_eq!(*name, if at as u64 == generation { "ada Payer" } else { "[withheld]" });
         }
         let done = server.send("POST", "/v1/forget", &headers, forget.clone()).await.expect(200).json();
         let keys = done["destroyed"]["keys"].as_array().unwrap();
