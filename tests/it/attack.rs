@@ -1,0 +1,170 @@
+//! Attacks that once worked, each as the test that keeps it from working again.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::api::{contact, key, post_with, start};
+use crate::harness::Server;
+
+/// Sends a whole request and leaves after `pause`, without reading a byte of the answer.
+async fn send_and_leave(server: &Server, method: &str, path: &str, body: &Value, pause: Duration) {
+    let mut socket = TcpStream::connect(server.address).await.unwrap();
+    let body = body.to_string();
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer dev\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n",
+        body.len()
+    );
+    socket.write_all((head + &body).as_bytes()).await.unwrap();
+    tokio::time::sleep(pause).await;
+    drop(socket);
+}
+
+/// A client that hangs up must not leave its forget request fenced and its keys alive until the next start.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_does_not_strand_its_forget() {
+    let server = start().await;
+    server.schema("contact-added", &contact()).await;
+    for n in 0..40 {
+        let data = json!({"contact_id": format!("p{n}"), "name": "Ada Lovelace"});
+        server.append(&format!("contact-{n}"), "contact-added", &data).await.expect(201);
+    }
+    for n in 0..40u64 {
+        let body = json!({"data_subject": format!("p{n}")});
+        send_and_leave(&server, "POST", "/v1/forget", &body, Duration::from_micros(n * 250)).await;
+    }
+    let mut stuck = Vec::new();
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        stuck = server.get("/v1/forget-requests?status=fenced").await.expect(200).json()["items"]
+            .as_array()
+            .cloned()
+            .unwrap();
+        if stuck.is_empty() {
+            break;
+        }
+    }
+    assert!(stuck.is_empty(), "{} forget requests are fenced and nobody works on them", stuck.len());
+}
+
+/// A revocation that is in the log is in force, whether or not its sender waited for the answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_key_stops_working_even_if_the_revoker_left() {
+    let server = start().await;
+    for n in 0..30u64 {
+        let grant = json!({"name": format!("k{n}"), "roles": ["auditor"]});
+        let issued = server.post("/v1/api-keys", &grant).await.expect(201).json();
+        let bearer = format!("Bearer {}", issued["secret"].as_str().unwrap());
+        let id = issued["id"].as_str().unwrap();
+        let before = server.app.log.head().await.unwrap().next.0;
+        let path = format!("/v1/api-keys/{id}");
+        send_and_leave(&server, "DELETE", &path, &json!({}), Duration::from_micros(n * 150)).await;
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        let recorded = server.app.log.head().await.unwrap().next.0 > before;
+        let status = server.send("GET", "/v1/api-keys", &[("authorization", &bearer)], "").await.status.as_u16();
+        assert!(!recorded || status == 401, "the log says revoked, the key still works");
+    }
+}
+
+/// A key confined to one category learns nothing about another one by conditions.
+#[tokio::test(flavor = "multi_thread")]
+async fn conditions_are_no_oracle_for_other_categories() {
+    let server = start().await;
+    server.schema("contact-added", &contact()).await;
+    server.append("medical-7", "contact-added", &json!({"contact_id": "p1", "name": "Ada"})).await.expect(201);
+    let seen = server.get("/v1/streams/medical-7/events?redaction=null").await.expect(200).json();
+    assert_eq!(seen["items"].as_array().unwrap().len(), 1);
+    let confined = key(&server, "w", &json!({"roles": ["writer"], "categories": ["shop"]})).await;
+    let probes = [
+        json!({"none_matching": {"category": "medical"}}),
+        json!({"none_matching": {"types": ["contact-added"]}}),
+        json!({"stream": "medical-7", "expected": "no_stream"}),
+    ];
+    for probe in probes {
+        let body = json!({"preconditions": [probe], "appends":
+            [{"stream": "shop-1", "events": [{"type": "noted", "data": {"n": 1}}]}]});
+        let reply = post_with(&server, "/v1/events", &[("authorization", &confined)], &body).await;
+        assert_eq!(reply.status.as_u16(), 403, "{probe}: {}", reply.text());
+    }
+}
+
+/// Every clear member of an event passes the leak guard.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_leak_guard_looks_at_cloud_event_ids_and_numbers() {
+    let server = start().await;
+    let event =
+        json!({"specversion": "1.0", "type": "noted", "source": "/crm", "id": "ada@example.org", "data": {"n": 1}});
+    let headers = [("content-type", "application/cloudevents+json")];
+    let reply = server.send("POST", "/v1/streams/shop-1/events", &headers, event.to_string()).await.expect(201).json();
+    assert_eq!(reply["warnings"][0]["shape"], "email", "{reply}");
+    let reply = server.append("shop-2", "noted", &json!({"card": 4_111_111_111_111_111_u64})).await.expect(201).json();
+    assert_eq!(reply["warnings"][0]["shape"], "card", "{reply}");
+}
+
+/// A reader that never reads keeps no plaintext in the server after its lease.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_nobody_takes_is_given_up_with_its_lease() {
+    let server = Server::with(|config| {
+        crate::api::dev(config);
+        config.lease = Duration::from_secs(1);
+    })
+    .await;
+    server.schema("contact-added", &contact()).await;
+    let name = "Ada ".repeat(10_000);
+    for n in 0..200 {
+        let data = json!({"contact_id": "p1", "name": format!("{name}{n}")});
+        server.append("contact-1", "contact-added", &data).await.expect(201);
+    }
+    let mut socket = TcpStream::connect(server.address).await.unwrap();
+    let head = "GET /v1/streams/contact-1/events?limit=200 HTTP/1.1\r\nhost: x\r\nauthorization: Bearer dev\r\n\r\n";
+    socket.write_all(head.as_bytes()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    // The connection is gone although its client never read: what the kernel had is all that comes.
+    let mut rest = Vec::new();
+    let _ = tokio::time::timeout(Duration::from_secs(5), socket.read_to_end(&mut rest)).await.expect("the end");
+    assert!(!rest.ends_with(b"}"), "{} bytes", rest.len());
+}
+
+/// Purposes forgotten twice, with a return in between at the worst moment: what was appended after the return is
+/// readable, and no request is stuck.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_return_does_not_overtake_an_erasure() {
+    let server = start().await;
+    server.schema("contact-added", &contact()).await;
+    let scope = |id: &str| json!({"data_subject": id, "scope": {"purposes": ["marketing"]}});
+    let wait = [("prefer", "wait=30")];
+    let mut returned = 0;
+    for n in 0..25 {
+        let (id, stream) = (format!("p{n}"), format!("contact-{n}"));
+        let data = json!({"contact_id": id, "name": "Ada", "email": "ada@example.org"});
+        server.append(&stream, "contact-added", &data).await.expect(201);
+        post_with(&server, "/v1/forget", &wait, &scope(&id)).await.expect(200);
+        let path = format!("/v1/data-subjects/{id}/reauthorizations");
+        let back = json!({"purposes": ["marketing"]});
+        let again = scope(&id);
+        let come_back = async {
+            tokio::time::sleep(Duration::from_micros(200 * n)).await;
+            let reply = server.post(&path, &back).await;
+            if reply.status.as_u16() == 201 {
+                (true, server.append(&stream, "contact-added", &data).await.status.as_u16())
+            } else {
+                (false, 0)
+            }
+        };
+        let (forgot, (back, appended)) = tokio::join!(post_with(&server, "/v1/forget", &[], &again), come_back);
+        forgot.expect(202);
+        returned += u32::from(back);
+        assert!(!back || [201, 409].contains(&appended), "{appended}");
+    }
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    for n in 0..25 {
+        server.get(&format!("/v1/streams/contact-{n}/events")).await.expect(200);
+    }
+    for status in ["fenced", "verifying", "failed"] {
+        let open = server.get(&format!("/v1/forget-requests?status={status}")).await.expect(200).json();
+        assert_eq!(open["items"], json!([]), "{status}, {returned} came back");
+    }
+}
