@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use super::preview::walk;
+use super::recovery;
 use super::requests::{ForgetError, Requests};
 use super::{DestroyedKeyRecord, Fact, Request, Status, Verification, next};
 use crate::crash;
@@ -72,7 +73,19 @@ impl Worker {
     }
 
     /// Takes requests as far as they go; those that must be tried again.
-    async fn advance(&self, ids: Vec<String>) -> Vec<String> {
+    async fn advance(&self, mut ids: Vec<String>) -> Vec<String> {
+        // Whatever the log has fenced, not only what was announced: approvals announce out of order, and the keystore's
+        // mark of the last applied erasure is only true when none is left out; and a request that has to be tried again
+        // must not keep later ones waiting.
+        match recovery::unfinished(self.requests.log.as_ref()).await {
+            Ok(all) => ids.extend(all),
+            Err(error) => {
+                tracing::error!(error = %error, "forget requests cannot be listed; trying again");
+                return ids;
+            }
+        }
+        ids.sort_unstable();
+        ids.dedup();
         let mut open = match self.open(&ids).await {
             Ok(open) => open,
             Err(error) => {
