@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use oubliette::erasure::{Fact, stream_of};
+use oubliette::event::{ExpectedRevision, Revision, SubjectRef};
+use oubliette::eventlog::Effect;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -167,4 +170,110 @@ async fn a_return_does_not_overtake_an_erasure() {
         let open = server.get(&format!("/v1/forget-requests?status={status}")).await.expect(200).json();
         assert_eq!(open["items"], json!([]), "{status}, {returned} came back");
     }
+}
+
+/// Fences a whole person without the worker, as if it had not come to it yet.
+async fn fence(server: &Server, subject: SubjectRef) {
+    let opened =
+        server.post("/v1/forget-requests", &json!({"data_subject": subject.to_string()})).await.expect(201).json();
+    let request = opened["id"].as_str().unwrap().to_owned();
+    let basis = "gdpr:A17-1-b".to_owned();
+    let digest = opened["preview"]["digest"].as_str().unwrap().to_owned();
+    let facts = [
+        Fact::ForgetRequestApproved { preview_digest: digest, by: "ak_test".to_owned() },
+        Fact::ErasureFenced {
+            subject: subject.to_string(),
+            purposes: None,
+            request: request.clone(),
+            basis: basis.clone(),
+        },
+    ];
+    let events = facts.iter().map(|fact| (fact.event_type(), serde_json::to_value(fact).unwrap())).collect();
+    let due = server.clock.now();
+    let effects = vec![
+        Effect::Fence { subject, purposes: None, basis, request: request.clone() },
+        Effect::Request { id: request.clone(), subject, status: "fenced", due },
+    ];
+    let stream = stream_of(&request).unwrap();
+    let first = ExpectedRevision::Exact(Revision(0));
+    server.app.appender.append_system(stream, first, events, effects).await.unwrap();
+}
+
+/// From the fence on nobody learns who a pseudonym is, although the keystore still knows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fenced_person_cannot_be_looked_up() {
+    let server = start().await;
+    server.schema("contact-added", &contact()).await;
+    server.append("contact-1", "contact-added", &json!({"contact_id": "p1", "name": "Ada"})).await.expect(201);
+    let ask = json!({"data_subject": "p1"});
+    let found = server.post("/v1/data-subjects/lookups", &ask).await.expect(200).json();
+    let subject = SubjectRef::parse(found["data_subject"].as_str().unwrap()).unwrap();
+    fence(&server, subject).await;
+    server.post("/v1/data-subjects/lookups", &ask).await.expect(404);
+    let page = server.get("/v1/streams/contact-1/events").await.expect(200).text();
+    assert!(!page.contains("\"p1\"") && !page.contains("Ada"), "{page}");
+}
+
+/// A disk that is full makes appends and forgets fail or wait; with space again both go on, and nothing acknowledged
+/// is missing. `OUBLIETTE_SMALL_DISK` names an empty directory on a small file system; without it there is no test.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_loses_nothing() {
+    let Ok(disk) = std::env::var("OUBLIETTE_SMALL_DISK") else { return };
+    let dir = tempfile::tempdir_in(&disk).unwrap();
+    let server = Server::on(dir, crate::api::dev, oubliette::clock::Clock::System).await;
+    server.schema("contact-added", &contact()).await;
+    let ballast = std::path::Path::new(&disk).join("ballast");
+    let mut acknowledged = Vec::new();
+    let mut refused = 0;
+    for round in 0..6 {
+        let mut size = 1 << 20;
+        let mut fill = std::fs::File::create(&ballast).unwrap();
+        while size >= 512 {
+            if std::io::Write::write_all(&mut fill, &vec![7; size]).is_err() {
+                size /= 2;
+            }
+        }
+        drop(fill);
+        for n in 0..60 {
+            let id = format!("p{round}-{n}");
+            let data = json!({"contact_id": id, "name": "Ada Lovelace".repeat(40)});
+            let reply = server.append(&format!("contact-{id}"), "contact-added", &data).await;
+            match reply.status.as_u16() {
+                201 => acknowledged.push(id),
+                503 => refused += 1,
+                other => panic!("{other}: {}", reply.text()),
+            }
+        }
+        if let Some(id) = acknowledged.last() {
+            let forgot = server.post("/v1/forget", &json!({"data_subject": id})).await;
+            assert!([202, 503, 409].contains(&forgot.status.as_u16()), "{}", forgot.text());
+        }
+        std::fs::remove_file(&ballast).unwrap();
+        let after = json!({"contact_id": format!("q{round}"), "name": "Ben"});
+        let mut reply = server.append(&format!("contact-q{round}"), "contact-added", &after).await;
+        for _ in 0..20 {
+            if reply.status.as_u16() == 201 {
+                break;
+            }
+            println!("{round} {}", reply.code());
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            reply = server.append(&format!("contact-q{round}"), "contact-added", &after).await;
+        }
+        assert_eq!(reply.status.as_u16(), 201, "round {round}: {}", reply.text());
+    }
+    println!("{} acknowledged, {refused} refused", acknowledged.len());
+    assert!(refused > 0, "the disk was never full");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for status in ["fenced", "verifying", "failed"] {
+        let open = server.get(&format!("/v1/forget-requests?status={status}")).await.expect(200).json();
+        assert_eq!(open["items"], json!([]), "{status}");
+    }
+    for id in &acknowledged {
+        server.get(&format!("/v1/streams/contact-{id}/events")).await.expect(200);
+    }
+    let keys = server.get("/v1/keys").await.expect(200).json();
+    let dir = server.stop().await;
+    let server = Server::on(dir, crate::api::dev, oubliette::clock::Clock::System).await;
+    let counted = server.get("/v1/keys").await.expect(200).json();
+    assert_eq!(keys["totals"], counted["totals"], "the counts of keys drifted");
 }
