@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use oubliette::erasure::{Fact, stream_of};
-use oubliette::event::{ExpectedRevision, Revision, SubjectRef};
+use oubliette::event::{EventType, ExpectedRevision, Purpose, Revision, StreamName, SubjectRef};
 use oubliette::eventlog::Effect;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -233,6 +233,9 @@ async fn a_full_disk_loses_nothing() {
                 size /= 2;
             }
         }
+        // A little room, more each round, so that it is another write that fails.
+        let kept = fill.metadata().unwrap().len().saturating_sub(round * 150_000);
+        fill.set_len(kept).unwrap();
         drop(fill);
         for n in 0..60 {
             let id = format!("p{round}-{n}");
@@ -276,4 +279,31 @@ async fn a_full_disk_loses_nothing() {
     let server = Server::on(dir, crate::api::dev, oubliette::clock::Clock::System).await;
     let counted = server.get("/v1/keys").await.expect(200).json();
     assert_eq!(keys["totals"], counted["totals"], "the counts of keys drifted");
+}
+
+/// A crash between the two halves of a re-authorisation (the log's, then the keystore's), a further forget, and the
+/// person comes back again: fence and keystore must still count generations alike.
+#[ignore = "open: the keystore's generation falls behind the fence's"]
+#[tokio::test(flavor = "multi_thread")]
+async fn half_a_return_does_not_lock_a_person_out() {
+    let server = start().await;
+    server.schema("contact-added", &contact()).await;
+    let data = json!({"contact_id": "p1", "name": "Ada", "email": "ada@example.org"});
+    server.append("contact-1", "contact-added", &data).await.expect(201);
+    let found = server.post("/v1/data-subjects/lookups", &json!({"data_subject": "p1"})).await.expect(200).json();
+    let subject = SubjectRef::parse(found["data_subject"].as_str().unwrap()).unwrap();
+    let wait = [("prefer", "wait=30")];
+    let forget = json!({"data_subject": "p1", "scope": {"purposes": ["marketing"]}});
+    post_with(&server, "/v1/forget", &wait, &forget).await.expect(200);
+    // What `Requests::reauthorize` commits before the process dies.
+    let stream = StreamName::parse_any("$reauthorizations").unwrap();
+    let event = (EventType::parse("data-subject-reauthorized").unwrap(), json!({"subject": subject.to_string()}));
+    let effect = Effect::Reauthorize { subject, purposes: vec![Purpose::parse("marketing").unwrap()] };
+    server.app.appender.append_system(stream, ExpectedRevision::Any, vec![event], vec![effect]).await.unwrap();
+    post_with(&server, "/v1/forget", &wait, &forget).await.expect(200);
+    let back = json!({"purposes": ["marketing"]});
+    server.post("/v1/data-subjects/p1/reauthorizations", &back).await.expect(201);
+    server.append("contact-1", "contact-added", &data).await.expect(201);
+    let page = server.get("/v1/streams/contact-1/events").await.expect(200).json();
+    assert_eq!(page["items"][1]["data"]["email"], "ada@example.org", "{page}");
 }
