@@ -151,13 +151,28 @@ impl Appender {
         events: Vec<(EventType, serde_json::Value)>,
         effects: Vec<Effect>,
     ) -> Result<Appended, AppendError> {
+        self.append_system_if(stream, expected, events, effects, Vec::new()).await
+    }
+
+    /// [`Appender::append_system`], if the conditions hold in the same transaction.
+    ///
+    /// # Errors
+    /// As there; [`AppendError::Refused`] also when a condition does not hold.
+    pub async fn append_system_if(
+        &self,
+        stream: StreamName,
+        expected: ExpectedRevision,
+        events: Vec<(EventType, serde_json::Value)>,
+        effects: Vec<Effect>,
+        conditions: Vec<Condition>,
+    ) -> Result<Appended, AppendError> {
         let at = self.clock.now();
         let events = events
             .into_iter()
             .map(|(event_type, data)| self.sealer.system_event(self.sealer.new_event_id(at)?, event_type, &data))
             .collect::<Result<_, _>>()?;
         let appends = vec![StreamAppend { stream, expected, events }];
-        let job = Job { appends, conditions: Vec::new(), idempotency: None, effects, at };
+        let job = Job { appends, conditions, idempotency: None, effects, at };
         crash::point("append.queued");
         self.writer.submit(job).await?.map_err(AppendError::Refused)
     }

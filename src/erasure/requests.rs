@@ -3,6 +3,7 @@
 //! Owns: every transition up to and including the fence. Approval and fence are one transaction (F1): when it returns,
 //! the data is visible nowhere and nothing of it can be appended; what follows is the worker's. Must not know: HTTP.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::{Notify, watch};
@@ -12,11 +13,14 @@ use super::{Fact, InvalidTransition, Request, deadline, next, stream_of};
 use crate::append::{AppendError, Appender};
 use crate::clock::{Clock, Millis};
 use crate::crash;
-use crate::event::{EventType, ExpectedRevision, Purpose, Revision, StreamName, SubjectKey, SubjectRef, uuid_v7};
-use crate::eventlog::{Direction, Effect, EventLog, Filter, ReadError, ReadQuery, Refused};
+use crate::event::{
+    EventType, ExpectedRevision, Position, Purpose, Revision, StreamName, SubjectKey, SubjectRef, uuid_v7,
+};
+use crate::eventlog::{Condition, Direction, Effect, EventLog, Filter, ReadError, ReadQuery, Refused};
 use crate::keystore::lease::Leases;
 use crate::keystore::{CachedKeystore, DekId, Fetched, KeystoreError, Resolved};
 use crate::secret::{Entropy, EntropyError};
+use crate::subscription::ERASURE_EVENT;
 
 /// Why something about a forget request failed.
 #[derive(Debug, thiserror::Error)]
@@ -243,6 +247,7 @@ impl Requests {
         basis: &str,
         by: &str,
     ) -> Result<SubjectRef, ForgetError> {
+        let before = self.log.head().await?.next;
         let known = self.erased_scope(&subject, &purposes).await?;
         // The log first: were the keystore first and the process died between, a later generation would be in use that
         // a second forget would not fence.
@@ -255,7 +260,17 @@ impl Requests {
             serde_json::json!({"subject": known.map(|s| s.to_string()), "purposes": list, "basis": basis, "by": by});
         let event_type = EventType::parse("data-subject-reauthorized").expect("a valid event type");
         let stream = StreamName::parse_any("$reauthorizations").expect("a valid system name");
-        self.appender.append_system(stream, ExpectedRevision::Any, vec![(event_type, data)], effects).await?;
+        // A fence that came meanwhile would be opened again before its keys are destroyed.
+        let unfenced = Condition::NoneMatching {
+            after: before.0.checked_sub(1).map(Position),
+            filter: Filter { types: EventType::parse(ERASURE_EVENT).into_iter().collect(), ..Filter::default() },
+        };
+        let events = vec![(event_type, data)];
+        let done = self.appender.append_system_if(stream, ExpectedRevision::Any, events, effects, vec![unfenced]).await;
+        done.map_err(|error| match error {
+            AppendError::Refused(Refused::Condition { .. }) => ForgetError::Unfinished,
+            other => other.into(),
+        })?;
         let renewed = self.keys.keystore().reauthorize(subject, purposes).await?;
         renewed.ok_or(ForgetError::NoSuchSubject)
     }
@@ -279,6 +294,12 @@ impl Requests {
         };
         let fences = self.log.fences(vec![known]).await?;
         let fences = fences.0.get(&known).map(Vec::as_slice).unwrap_or_default();
+        // An erasure on its way would destroy the keys that are made after this, or fail over them.
+        for request in fences.iter().map(|fence| fence.request.as_str()).collect::<BTreeSet<_>>() {
+            if self.get(request).await?.is_some_and(|request| !request.status.is_final()) {
+                return Err(ForgetError::Unfinished);
+            }
+        }
         let fenced = |purpose: &Purpose| fences.iter().find(|fence| fence.purpose.as_ref() == Some(purpose));
         let ids: Option<Vec<DekId>> = purposes
             .iter()

@@ -96,6 +96,9 @@ pub async fn append_to_streams(
     for draft in &drafts {
         allowed(&caller, &draft.stream, &draft.events)?;
     }
+    if !conditions.iter().all(|condition| may_ask(&caller, condition)) {
+        return Err(Problem::forbidden("A precondition asks about categories or types that this key is confined from"));
+    }
     errors.finish()?;
     if drafts.iter().map(|draft| draft.events.len()).sum::<usize>() > app.config.limits.events_per_append {
         return Err(too_many(&app));
@@ -281,6 +284,21 @@ fn allowed(caller: &Caller, stream: &StreamName, events: &[NewEvent]) -> Result<
         return Err(Problem::forbidden("This key is confined to other categories or types"));
     }
     Ok(())
+}
+
+/// Whether a confined key stays inside its categories and types: whether a condition held is an answer like any other.
+fn may_ask(caller: &Caller, condition: &Condition) -> bool {
+    let principal = &caller.principal;
+    match condition {
+        Condition::Stream { stream, .. } => principal.reaches(&stream.category()),
+        Condition::NoneMatching { filter, .. } => {
+            let grant = &principal.grant;
+            let category = filter.category.as_ref().map_or(grant.categories.is_empty(), |c| principal.reaches(c));
+            let types = grant.types.is_empty()
+                || (!filter.types.is_empty() && filter.types.iter().all(|t| principal.reaches_type(t)));
+            category && types
+        }
+    }
 }
 
 fn too_many(app: &Shared) -> Problem {

@@ -24,7 +24,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -141,7 +141,7 @@ async fn around(State(shell): State<Shell>, mut request: Request, next: Next) ->
                 let title = format!("A request target has at most {} bytes", app.config.limits.uri_bytes);
                 return Problem::new(StatusCode::URI_TOO_LONG, "uri-too-long", title).into_response();
             }
-            let Ok(_permit) = shell.gate.try_acquire() else {
+            let Ok(permit) = Arc::clone(&shell.gate).try_acquire_owned() else {
                 return problem::unavailable("too-many-requests", "Too many requests at once").into_response();
             };
             let open = template.as_deref().is_some_and(|path| OPEN.contains(&path) || path.starts_with("/.well-known"));
@@ -151,10 +151,32 @@ async fn around(State(shell): State<Shell>, mut request: Request, next: Next) ->
                     Err(problem) => return problem.into_response(),
                 }
             }
-            within_time(app, template.as_deref(), next.run(request)).await
+            if request.method().is_safe() {
+                let _permit = permit;
+                return within_time(app, template.as_deref(), next.run(request)).await;
+            }
+            within_time(app, template.as_deref(), to_its_end(id.clone(), permit, next.run(request))).await
         })
         .await;
     finish(app, response, &id, method.as_str(), template.as_deref(), began)
+}
+
+/// Runs a handler that may change something in a task of its own. A change has several steps (a fence is committed, then
+/// its answers in flight end and the worker is told; a revocation is recorded, then in force): a caller that hangs up, or
+/// a time limit, must not stop it between two of them. The permit goes with the work, not with the caller.
+async fn to_its_end(
+    id: String,
+    permit: OwnedSemaphorePermit,
+    answer: impl Future<Output = Response> + Send + 'static,
+) -> Response {
+    let work = REQUEST_ID.scope(id, async move {
+        let _permit = permit;
+        answer.await
+    });
+    match tokio::spawn(work).await {
+        Ok(response) => response,
+        Err(_) => problem::internal().into_response(),
+    }
 }
 
 /// A handler may wait as long as a caller may ask it to (`Prefer: wait`), and no longer.

@@ -210,6 +210,10 @@ impl Reader {
         }
         let found = self.parts.keys.resolve(vec![id]).await?;
         let Some(Resolved::Known(subject)) = found.first().copied() else { return Ok(None) };
+        // The keystore forgets the id some time after the fence; whoever asks from the fence on is told nothing.
+        if self.parts.log.fences(vec![subject]).await?.covering(&subject, "$identity", 0).is_some() {
+            return Ok(None);
+        }
         let viewing = Viewing { subject, purpose: "$identity".to_owned(), fields: 1 };
         self.parts.access.record(viewer, vec![viewing], self.parts.clock.now()).await?;
         Ok(Some(subject))

@@ -280,6 +280,7 @@ fn leaks(stream: &StreamName, event: &NewEvent, work: &Work<'_>, guard: LeakGuar
         ("/correlation_id", event.correlation_id.as_deref()),
         ("/causation_id", event.causation_id.as_deref()),
         ("/source", event.source.as_deref()),
+        ("/id", event.source_id.as_deref()),
         ("/type", Some(event.event_type.as_str())),
     ];
     for (pointer, text) in texts {

@@ -15,6 +15,7 @@ mod api;
 mod append;
 mod append_personal;
 mod architecture;
+mod attack;
 mod child;
 mod conformance;
 mod crash;
