@@ -262,6 +262,8 @@ async fn as_of(app: &Shared, text: &str, read: &mut ReadQuery) -> Result<(), Pro
             // Before the first event: beyond the end there is nothing, whatever the filter.
             read.direction = Direction::Forward;
             read.from = Some(i64::MAX as u64);
+            // Bounded all the same: a live stream has to be refused, whatever the time.
+            read.until = Some(Position(0));
         }
     }
     Ok(())
