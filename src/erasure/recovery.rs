@@ -10,7 +10,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use super::requests::{ForgetError, Parts, Requests};
-use super::worker::{Worker, scope_of, witness};
+use super::worker::{Worker, fenced_generations, scope_of, witness};
 use crate::event::StoreId;
 use crate::eventlog::EventLog;
 use crate::keystore::keyring::Keyring;
@@ -54,9 +54,11 @@ pub async fn level(log: &dyn EventLog, keystore: &dyn Keystore, keyring: &Keyrin
             last = row.number;
             if row.number > applied && row.completed.is_some() {
                 // Completed once, unknown to this keystore: it is older than the record.
+                let fenced = fenced_generations(log, row.subject, row.purposes.as_deref()).await?;
                 let order = DestroyOrder {
                     subject: row.subject,
                     scope: scope_of(row.purposes.clone()),
+                    fenced: fenced.into_iter().flatten().collect(),
                     erasure: row.number,
                     at: row.fenced,
                 };

@@ -16,7 +16,7 @@ use super::requests::{ForgetError, Requests};
 use super::{DestroyedKeyRecord, Fact, Request, Status, Verification, next};
 use crate::crash;
 use crate::event::{ExpectedRevision, Purpose, Revision, StoreId, SubjectRef};
-use crate::eventlog::{Effect, ErasureRow};
+use crate::eventlog::{Effect, ErasureRow, EventLog, ReadError};
 use crate::keystore::keyring::Keyring;
 use crate::keystore::{Dek, DekId, DestroyOrder, Destruction, Fetched, Scope};
 use crate::sealing::{self, envelope};
@@ -156,9 +156,11 @@ impl Worker {
     async fn destroy(&self, request: &Request, number: u64) -> Result<Destruction, ForgetError> {
         crash::point("forget.before-destroy");
         let scope = scope_of(request.purposes.clone());
+        let fenced = self.fenced_generations(request.subject, request.purposes.as_deref()).await?;
         let order = DestroyOrder {
             subject: request.subject,
             scope: scope.clone(),
+            fenced: fenced.into_iter().flatten().collect(),
             erasure: number,
             at: self.requests.clock.now(),
         };
@@ -222,25 +224,19 @@ impl Worker {
         Ok(found)
     }
 
-    /// Generations that the erasure covers, by purpose; `None` covers all of them.
     async fn fenced_generations(
         &self,
         subject: SubjectRef,
         scope: Option<&[Purpose]>,
-    ) -> Result<Option<HashMap<String, u32>>, ForgetError> {
-        let Some(purposes) = scope else { return Ok(None) };
-        let fences = self.requests.log.fences(vec![subject]).await?;
-        let list = fences.0.get(&subject).map(Vec::as_slice).unwrap_or_default();
-        let covered = list.iter().filter_map(|fence| Some((fence.purpose.as_ref()?, fence.generation)));
-        let covered = covered.filter(|(purpose, _)| purposes.contains(purpose));
-        Ok(Some(covered.map(|(purpose, generation)| (purpose.to_string(), generation)).collect()))
+    ) -> Result<Option<HashMap<Purpose, u32>>, ForgetError> {
+        Ok(fenced_generations(self.requests.log.as_ref(), subject, scope).await?)
     }
 
     /// Keys that should be gone are there: count what they open.
     async fn really_open(
         &self,
         subject: SubjectRef,
-        limit: Option<&HashMap<String, u32>>,
+        limit: Option<&HashMap<Purpose, u32>>,
         alive: &HashMap<DekId, Arc<Dek>>,
     ) -> Result<u64, ForgetError> {
         let mut opened = 0;
@@ -265,7 +261,7 @@ impl Worker {
 fn own_key(
     slot: &sealing::meta::SlotMeta<'_>,
     subject: SubjectRef,
-    limit: Option<&HashMap<String, u32>>,
+    limit: Option<&HashMap<Purpose, u32>>,
 ) -> Option<DekId> {
     let generation = slot.owners.iter().find(|owner| SubjectRef::parse(&owner.0) == Some(subject))?.1;
     let covered = limit
@@ -273,6 +269,19 @@ fn own_key(
         .is_none_or(|by_purpose| by_purpose.get(slot.purpose.as_ref()).is_some_and(|fenced| generation <= *fenced));
     let purpose = Purpose::parse_any(&slot.purpose).ok()?;
     covered.then_some(DekId { subject, purpose, generation })
+}
+
+/// Generations that an erasure covers, by purpose; `None` covers all of them.
+pub(super) async fn fenced_generations(
+    log: &dyn EventLog,
+    subject: SubjectRef,
+    scope: Option<&[Purpose]>,
+) -> Result<Option<HashMap<Purpose, u32>>, ReadError> {
+    let Some(purposes) = scope else { return Ok(None) };
+    let fences = log.fences(vec![subject]).await?;
+    let list = fences.0.get(&subject).map(Vec::as_slice).unwrap_or_default();
+    let covered = list.iter().filter_map(|fence| Some((fence.purpose.clone()?, fence.generation)));
+    Ok(Some(covered.filter(|(purpose, _)| purposes.contains(purpose)).collect()))
 }
 
 fn key_record(key: &crate::keystore::DestroyedKey) -> DestroyedKeyRecord {

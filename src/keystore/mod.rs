@@ -157,10 +157,20 @@ pub struct DestroyOrder {
     pub subject: SubjectRef,
     /// Which of them.
     pub scope: Scope,
+    /// How far the fence of each purpose reaches: later generations are not this order's to destroy, and none up to here
+    /// is ever made again. A purpose that is not named is destroyed whole.
+    pub fenced: Vec<(Purpose, u32)>,
     /// Dense number of the erasure in the erasure record, from 1.
     pub erasure: u64,
     /// Time for the tombstones.
     pub at: Millis,
+}
+
+impl DestroyOrder {
+    /// The last generation of a purpose that the order covers.
+    pub fn reaches(&self, purpose: &Purpose) -> u32 {
+        self.fenced.iter().find(|(fenced, _)| fenced == purpose).map_or(u32::MAX, |(_, generation)| *generation)
+    }
 }
 
 /// What one destruction did. Repeating an order gives the same answer.

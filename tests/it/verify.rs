@@ -295,7 +295,8 @@ async fn every_tampering_is_found_where_it_is() {
 async fn keys_that_die_without_an_erasure_are_found_and_so_are_those_that_survive_one() {
     let store = story().await;
     let cleo = store.pseudonym("cleo").await;
-    let order = DestroyOrder { subject: cleo, scope: Scope::Person, erasure: 2, at: store.clock.now() };
+    let order =
+        DestroyOrder { subject: cleo, scope: Scope::Person, fenced: Vec::new(), erasure: 2, at: store.clock.now() };
     store.keystore.destroy(order).await.unwrap();
     let found: Vec<_> = check(&store).await.findings.iter().map(|f| (f.place, f.defect)).collect();
     assert_eq!(found, [(slot(11, 0), Defect::KeyDestroyed), (slot(11, 1), Defect::KeyDestroyed)]);

@@ -28,9 +28,10 @@ impl Engine {
             self.conn
                 .prepare_cached(
                     "update key_slots set wrapped = zeroblob(88)
-                     where slot in (select slot from deks where subject = ?1 and purpose = ?2)",
+                     where slot in
+                       (select slot from deks where subject = ?1 and purpose = ?2 and generation <= ?3)",
                 )?
-                .execute(params![order.subject.0, purpose.as_str()])?;
+                .execute(params![order.subject.0, purpose.as_str(), order.reaches(purpose)])?;
         }
         crash::point("destroy.zeroed");
         for purpose in &purposes {
@@ -76,37 +77,48 @@ impl Engine {
 
     /// Deletes the zeroed rows of one purpose and leaves tombstones.
     fn bury(&self, order: &DestroyOrder, purpose: &Purpose) -> Result<()> {
-        let (subject, name) = (order.subject.0, purpose.as_str());
+        let (subject, name, last) = (order.subject.0, purpose.as_str(), order.reaches(purpose));
         let buried = self
             .conn
             .prepare_cached(
                 "insert into tombstones (subject, purpose, generation, kid, destroyed_ms, erasure)
-                 select subject, purpose, generation, kid, ?3, ?4 from deks where subject = ?1 and purpose = ?2",
+                 select subject, purpose, generation, kid, ?3, ?4 from deks
+                 where subject = ?1 and purpose = ?2 and generation <= ?5",
             )?
-            .execute(params![subject, name, order.at.0, number(order.erasure)])?;
+            .execute(params![subject, name, order.at.0, number(order.erasure), last])?;
         self.conn
-            .prepare_cached("delete from deks where subject = ?1 and purpose = ?2")?
-            .execute(params![subject, name])?;
+            .prepare_cached("delete from deks where subject = ?1 and purpose = ?2 and generation <= ?3")?
+            .execute(params![subject, name, last])?;
         self.tally(|counts| {
             counts.active -= buried as u64;
             counts.destroyed += buried as u64;
         });
-        let closed = self
+        self.close(order, purpose)
+    }
+
+    /// Makes sure that no key is made up to where the fence reaches, whether or not there ever was one: forgotten before
+    /// it had a key, or re-authorised and not used since. A key of a later generation means that it is open again.
+    fn close(&self, order: &DestroyOrder, purpose: &Purpose) -> Result<()> {
+        let (subject, name, last) = (order.subject.0, purpose.as_str(), order.reaches(purpose));
+        let from = if last == u32::MAX { 0 } else { last };
+        let settled = self
             .conn
             .prepare_cached(
-                "select 1 from tombstones where subject = ?1 and purpose = ?2 and reauthorized = 0 limit 1",
+                "select 1 from tombstones
+                 where subject = ?1 and purpose = ?2 and reauthorized = 0 and generation >= ?3
+                 union all select 1 from deks where subject = ?1 and purpose = ?2 limit 1",
             )?
-            .exists(params![subject, name])?;
-        if !closed {
-            // Forgotten before it ever had a key, or re-authorised and not used since: refuse the next one all the same.
-            let generation = self.next_generation(order.subject, purpose)?;
-            self.conn
-                .prepare_cached(
-                    "insert into tombstones (subject, purpose, generation, kid, destroyed_ms, erasure)
-                     values (?1, ?2, ?3, null, ?4, ?5)",
-                )?
-                .execute(params![subject, name, generation, order.at.0, number(order.erasure)])?;
+            .exists(params![subject, name, from])?;
+        if settled {
+            return Ok(());
         }
+        let generation = self.next_generation(order.subject, purpose)?.max(from);
+        self.conn
+            .prepare_cached(
+                "insert into tombstones (subject, purpose, generation, kid, destroyed_ms, erasure)
+                 values (?1, ?2, ?3, null, ?4, ?5)",
+            )?
+            .execute(params![subject, name, generation, order.at.0, number(order.erasure)])?;
         Ok(())
     }
 

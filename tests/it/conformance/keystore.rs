@@ -63,7 +63,7 @@ pub fn order(subject: SubjectRef, purposes: &[&str], erasure: u64) -> DestroyOrd
         [] => Scope::Person,
         names => Scope::Purposes(names.iter().map(|name| purpose(name)).collect()),
     };
-    DestroyOrder { subject, scope, erasure, at: Millis(1000 + erasure as i64) }
+    DestroyOrder { subject, scope, fenced: Vec::new(), erasure, at: Millis(1000 + erasure as i64) }
 }
 
 pub fn names(destruction: &Destruction) -> Vec<(&str, u32)> {
