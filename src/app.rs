@@ -200,7 +200,7 @@ impl App {
 
         let api_keys = Arc::new(ApiKeys::default());
         let folds = (Arc::clone(&registry), Arc::clone(&api_keys));
-        let recorder = Recorder::replay(log.as_ref(), appender.clone(), folds.0, folds.1).await?;
+        let recorder = Recorder::replay(Arc::clone(&log), appender.clone(), folds.0, folds.1).await?;
         first.admin_key = first_key(&config, &recorder, &api_keys).await?;
         let checkpoint = checkpoint_key(&stores.keyring, stores.store)?;
         let parts = Parts {

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::clock::{Clock, Millis};
 use crate::crash;
-use crate::event::{EventId, EventType, ExpectedRevision, NewEvent, StreamName, SubjectKey, SubjectRef};
+use crate::event::{EventId, EventType, ExpectedRevision, NewEvent, StreamName, SubjectKey};
 use crate::eventlog::{Appended, Condition, Effect, Idempotency, Job, Refused, StreamAppend};
 use crate::keystore::CachedKeystore;
 use crate::keystore::{Granted, KeystoreError, Want};
@@ -254,21 +254,16 @@ impl Appender {
             let owns = prepared.fields.iter().any(|field| field.owners.contains(&index));
             match answer {
                 Granted::Keys { subject, keys } => people.push(Person { subject, keys }),
-                // Named but without personal fields: the event is kept, the person is not.
-                Granted::Erased { .. } if !owns => people.push(self.stranger(&site.subject)?),
+                // Named but without personal fields: the event is kept, the person is not. A pseudonym of the forgotten
+                // would be a new trace of them.
+                Granted::Erased { .. } if !owns && matches!(site.subject, SubjectKey::External(_)) => {
+                    people.push(Person { subject: self.sealer.nobody()?, keys: Vec::new() });
+                }
                 Granted::Erased { .. } => refusals.erased.push((place.0, place.1, pointer)),
                 Granted::Unknown => refusals.unknown.push((place.0, place.1, pointer)),
             }
         }
         Ok((people.len() == prepared.subjects.len()).then_some(people))
-    }
-
-    fn stranger(&self, subject: &SubjectKey) -> Result<Person, EntropyError> {
-        let subject: SubjectRef = match subject {
-            SubjectKey::Ref(subject) => *subject,
-            SubjectKey::External(_) => self.sealer.nobody()?,
-        };
-        Ok(Person { subject, keys: Vec::new() })
     }
 }
 

@@ -56,6 +56,7 @@ pub enum ReplayError {
 
 /// Records decisions and keeps their folds.
 pub struct Recorder {
+    log: Arc<dyn EventLog>,
     appender: Appender,
     registry: Arc<Registry>,
     keys: Arc<ApiKeys>,
@@ -75,26 +76,33 @@ impl Recorder {
     /// # Errors
     /// [`ReplayError`].
     pub async fn replay(
-        log: &dyn EventLog,
+        log: Arc<dyn EventLog>,
         appender: Appender,
         registry: Arc<Registry>,
         keys: Arc<ApiKeys>,
     ) -> Result<Self, ReplayError> {
-        let issued = replay_stream(log, keys_stream(), |record| match record {
+        let recorder = Self { log, appender, registry, keys, revisions: Mutex::default() };
+        recorder.catch_up(&mut *recorder.revisions.lock().await).await?;
+        Ok(recorder)
+    }
+
+    /// Folds what the log has beyond `revisions`.
+    async fn catch_up(&self, revisions: &mut Revisions) -> Result<(), ReplayError> {
+        let log = self.log.as_ref();
+        revisions.keys = replay_stream(log, keys_stream(), revisions.keys, |record| match record {
             Record::ApiKey(record) => {
-                keys.apply(&record);
+                self.keys.apply(&record);
                 true
             }
             Record::Schema(_) => false,
         })
         .await?;
-        let registered = replay_stream(log, schemas_stream(), |record| match record {
-            Record::Schema(record) => registry.apply(&record).is_ok(),
+        revisions.schemas = replay_stream(log, schemas_stream(), revisions.schemas, |record| match record {
+            Record::Schema(record) => self.registry.apply(&record).is_ok(),
             Record::ApiKey(_) => false,
         })
         .await?;
-        let revisions = Revisions { keys: issued, schemas: registered };
-        Ok(Self { appender, registry, keys, revisions: Mutex::new(revisions) })
+        Ok(())
     }
 
     /// Records a decision durably, then applies it. `check` runs with nothing else changing.
@@ -113,10 +121,20 @@ impl Recorder {
         let event_type = data.get("record").and_then(|name| name.as_str()).unwrap_or("record");
         let event_type = EventType::parse(event_type).expect("record names are event types");
         let appended = self.appender.append_system(stream, expected, vec![(event_type, data)], Vec::new()).await;
-        let appended = appended.map_err(|error| match error {
-            AppendError::Refused(Refused::WrongExpectedRevision { .. }) => RecordError::Raced,
-            other => RecordError::Append(other),
-        })?;
+        let appended = match appended {
+            Ok(appended) => appended,
+            Err(error) => {
+                // It may have landed although the answer was lost, or another node may have been first: whatever the log
+                // has is in force, and the next decision is made on top of it.
+                if let Err(error) = self.catch_up(&mut revisions).await {
+                    tracing::error!(error = %error, "the record of decisions cannot be read again");
+                }
+                return Err(E::from(match error {
+                    AppendError::Refused(Refused::WrongExpectedRevision { .. }) => RecordError::Raced,
+                    other => RecordError::Append(other),
+                }));
+            }
+        };
         *last = appended.streams.first().map(crate::eventlog::AppendedStream::last_revision);
         match record {
             Record::ApiKey(record) => self.keys.apply(&record),
@@ -137,10 +155,11 @@ fn schemas_stream() -> StreamName {
 async fn replay_stream(
     log: &dyn EventLog,
     stream: StreamName,
+    seen: Option<Revision>,
     mut apply: impl FnMut(Record) -> bool,
 ) -> Result<Option<Revision>, ReplayError> {
-    let mut from = Some(0);
-    let mut last = None;
+    let mut from = Some(seen.map_or(0, |revision| revision.0 + 1));
+    let mut last = seen;
     while let Some(revision) = from {
         let page = log
             .read(ReadQuery {

@@ -116,8 +116,14 @@ impl Worker {
                     self.complete += u64::from(row.number == self.complete + 1);
                     continue;
                 }
-                let (request, revision) = self.requests.load(&row.request).await?.ok_or(ForgetError::Corrupt)?;
-                open.push(Open { request, revision, row });
+                match self.requests.load(&row.request).await {
+                    Ok(Some((request, revision))) => open.push(Open { request, revision, row }),
+                    // Its fence holds; the others must not wait for somebody to mend it.
+                    Ok(None) | Err(ForgetError::Corrupt) => {
+                        tracing::error!(erasure = row.number, "a forget request cannot be read; it is left out");
+                    }
+                    Err(error) => return Err(error),
+                }
             }
         }
         Ok(open)

@@ -200,16 +200,21 @@ impl Planner<'_> {
         Err(Refused::WrongExpectedRevision { stream: stream.clone(), expected, current })
     }
 
+    /// No slot of a fenced scope, and not even the name of a person who is wholly forgotten.
     fn fenced(&self, append: &StreamAppend) -> Result<(), Refused> {
-        for entry in append.events.iter().flat_map(SealedEvent::footprint).filter(|entry| entry.slot.is_some()) {
-            let covering = self.facts.fences.covering(&entry.subject, entry.purpose.as_str(), entry.generation);
+        for entry in append.events.iter().flat_map(SealedEvent::footprint) {
+            let stored = self.facts.fences.0.get(&entry.subject).into_iter().flatten().any(|fence| {
+                let purpose = fence.purpose.as_ref();
+                let same = purpose.is_some_and(|p| entry.slot.is_some() && *p == entry.purpose);
+                (purpose.is_none() || same) && entry.generation <= fence.generation
+            });
             let planned = self.out.effects.iter().any(|(effect, ..)| match effect {
-                Effect::Fence { subject, purposes, .. } => {
-                    *subject == entry.subject && purposes.as_ref().is_none_or(|list| list.contains(&entry.purpose))
+                Effect::Fence { subject, purposes, .. } if *subject == entry.subject => {
+                    purposes.as_ref().is_none_or(|list| entry.slot.is_some() && list.contains(&entry.purpose))
                 }
                 _ => false,
             });
-            if covering.is_some() || planned {
+            if stored || planned {
                 return Err(Refused::DataSubjectErased { subject: entry.subject });
             }
         }

@@ -9,7 +9,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -22,6 +22,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Sleep;
 use tower::ServiceExt;
 
 use crate::config::Limits;
@@ -63,7 +64,7 @@ pub async fn serve(router: Router, listener: TcpListener, limits: &Limits, shutd
                 request.map(Body::new)
             }
         });
-        let io = TokioIo::new(GuardedSocket { stream, guard });
+        let io = TokioIo::new(GuardedSocket { stream, guard, patience: None });
         let connection = builder.serve_connection(io, TowerToHyperService::new(service));
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
@@ -89,6 +90,10 @@ impl SocketGuard {
 
     fn allows(&self) -> bool {
         self.lock().iter().all(|lease| lease.check().is_ok())
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.lock().iter().filter_map(Lease::deadline).min()
     }
 
     fn flushed(&self) {
@@ -178,6 +183,28 @@ impl<S: Stream<Item = Result<LeasedChunk, Infallible>> + Unpin> Stream for Lease
 struct GuardedSocket {
     stream: TcpStream,
     guard: SocketGuard,
+    /// Runs while a write waits for a client that does not read: at the lease's end the connection is broken.
+    patience: Option<Pin<Box<Sleep>>>,
+}
+
+impl GuardedSocket {
+    /// What a write that cannot go on now means: to wait, but not beyond the first lease in the buffer.
+    fn wait(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let Some(deadline) = self.guard.deadline() else { return Poll::Pending };
+        let patience = self.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
+        match patience.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn written(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if result.is_pending() {
+            return self.wait(cx);
+        }
+        self.patience = None;
+        result
+    }
 }
 
 impl AsyncRead for GuardedSocket {
@@ -191,7 +218,8 @@ impl AsyncWrite for GuardedSocket {
         if !self.guard.allows() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.written(cx, result)
     }
 
     fn poll_write_vectored(
@@ -202,7 +230,8 @@ impl AsyncWrite for GuardedSocket {
         if !self.guard.allows() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.written(cx, result)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -32,7 +32,7 @@ pub fn gather(connection: &Connection, batch: &Batch, cache: &mut StreamCache, e
 
 fn people(batch: &Batch) -> impl Iterator<Item = crate::event::SubjectRef> {
     let events = batch.jobs.iter().flat_map(|job| &job.appends).flat_map(|append| &append.events);
-    events.flat_map(SealedEvent::footprint).filter(|entry| entry.slot.is_some()).map(|entry| entry.subject)
+    events.flat_map(SealedEvent::footprint).map(|entry| entry.subject)
 }
 
 fn streams(connection: &Connection, job: &Job, cache: &mut StreamCache, facts: &mut Facts) -> rusqlite::Result<()> {

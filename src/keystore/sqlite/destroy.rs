@@ -90,7 +90,7 @@ impl Engine {
             .prepare_cached("delete from deks where subject = ?1 and purpose = ?2 and generation <= ?3")?
             .execute(params![subject, name, last])?;
         self.tally(|counts| {
-            counts.active -= buried as u64;
+            counts.active = counts.active.saturating_sub(buried as u64);
             counts.destroyed += buried as u64;
         });
         self.close(order, purpose)
@@ -150,7 +150,7 @@ impl Engine {
             )?
             .execute([subject.0])?;
         self.conn.prepare_cached("delete from subjects where subject = ?1")?.execute([subject.0])?;
-        self.tally(|counts| counts.subjects -= 1);
+        self.tally(|counts| counts.subjects = counts.subjects.saturating_sub(1));
         Ok(true)
     }
 

@@ -358,6 +358,11 @@ impl Engine {
 
     /// Runs `work` in a savepoint: what fails leaves nothing behind and does not fail its neighbours.
     fn apart<T>(&self, work: impl FnOnce() -> Result<T, KeystoreError>) -> Result<T, KeystoreError> {
+        // A full disk can make SQLite undo the whole transaction by itself. A savepoint would then begin one of its own
+        // and commit it, while everybody in this batch is told that nothing happened.
+        if self.conn.is_autocommit() {
+            return Err(KeystoreError::Unavailable { reason: "the transaction was undone" });
+        }
         let before = self.counts.get();
         self.conn.prepare_cached("savepoint request")?.execute([])?;
         let result = work();
@@ -366,6 +371,9 @@ impl Engine {
             let _ = self.conn.execute_batch("rollback to request");
             self.counts.set(before);
             self.keks.borrow_mut().clear();
+        }
+        if self.conn.is_autocommit() {
+            return Err(KeystoreError::Unavailable { reason: "the transaction was undone" });
         }
         self.conn.prepare_cached("release request")?.execute([])?;
         result

@@ -80,11 +80,15 @@ pub async fn a_refused_job_does_not_fence(rig: &impl Rig) {
     assert!(log.erasures(0, 10).await.unwrap().is_empty());
 }
 
-pub async fn naming_a_fenced_person_is_allowed(rig: &impl Rig) {
+pub async fn naming_a_person_under_a_fence(rig: &impl Rig) {
     let (log, make) = (rig.open(), Maker::new());
-    commit(&*log, effects(vec![fence(person(1), &[], "fr_1")])).await;
-    commit(&*log, job("a-1", ANY, vec![make.about("t", &[(person(1), None)])])).await;
+    let naming = |who| job("a-1", ANY, vec![make.about("t", &[(who, None)])]);
+    commit(&*log, effects(vec![fence(person(1), &["news"], "fr_1")])).await;
+    commit(&*log, naming(person(1))).await;
     assert_eq!(log.footprint(person(1), None, 10).await.unwrap()[0].slot, None);
+    commit(&*log, effects(vec![fence(person(2), &[], "fr_2")])).await;
+    assert_eq!(refused(&*log, naming(person(2))).await, erased(2));
+    assert_eq!(log.footprint(person(2), None, 10).await.unwrap(), []);
 }
 
 pub async fn a_reauthorised_purpose_continues_with_the_next_generation(rig: &impl Rig) {

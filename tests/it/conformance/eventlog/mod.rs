@@ -85,7 +85,7 @@ suite! {
         a_fenced_purpose_leaves_the_others,
         a_fence_holds_for_later_jobs_of_its_batch,
         a_refused_job_does_not_fence,
-        naming_a_fenced_person_is_allowed,
+        naming_a_person_under_a_fence,
         a_reauthorised_purpose_continues_with_the_next_generation,
         nothing_reauthorises_a_whole_person,
         the_database_refuses_a_slot_behind_a_fence,
