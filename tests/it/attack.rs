@@ -215,10 +215,10 @@ async fn a_fenced_person_cannot_be_looked_up() {
 }
 
 /// A disk that is full makes appends and forgets fail or wait; with space again both go on, and nothing acknowledged
-/// is missing. `OUBLIETTE_SMALL_DISK` names an empty directory on a small file system; without it there is no test.
+/// is missing. `TESTS_SMALL_DISK` names an empty directory on a small file system; without it there is no test.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_loses_nothing() {
-    let Ok(disk) = std::env::var("OUBLIETTE_SMALL_DISK") else { return };
+    let Ok(disk) = std::env::var("TESTS_SMALL_DISK") else { return };
     let dir = tempfile::tempdir_in(&disk).unwrap();
     let server = Server::on(dir, crate::api::dev, oubliette::clock::Clock::System).await;
     server.schema("contact-added", &contact()).await;

@@ -32,14 +32,19 @@ pub struct Refusal {
 pub fn oubliette(dir: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_oubliette"));
     command.args(arguments).current_dir(dir).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    without_settings(&mut command);
+    // Small page caches: many servers run side by side.
+    command.env("OUBLIETTE_CACHE_KIB", "2048").env("OUBLIETTE_READERS", "2").env("OUBLIETTE_LOG_LEVEL", "error");
+    command
+}
+
+/// Takes the settings of whoever runs the tests out of a command's environment.
+pub fn without_settings(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("OUBLIETTE_") {
             command.env_remove(name);
         }
     }
-    // Small page caches: many servers run side by side.
-    command.env("OUBLIETTE_CACHE_KIB", "2048").env("OUBLIETTE_READERS", "2").env("OUBLIETTE_LOG_LEVEL", "error");
-    command
 }
 
 /// `oubliette serve` on `dir/data`, on a free port.

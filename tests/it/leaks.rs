@@ -5,11 +5,12 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::child::oubliette;
 use crate::harness::{Reply, scan, send};
 use crate::hostile::exchange;
 
@@ -26,11 +27,8 @@ impl Process {
     fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let file = |name: &str| Stdio::from(std::fs::File::create(dir.path().join(name)).unwrap());
-        let child = Command::new(env!("CARGO_BIN_EXE_oubliette"))
-            .args(["serve", "--dev", "--listen", "127.0.0.1:0", "--log-level", "trace", "--log-format", "json"])
-            .args(["--data-dir", "data"])
-            .current_dir(dir.path())
-            .stdin(Stdio::null())
+        let arguments = ["serve", "--dev", "--listen", "127.0.0.1:0", "--log-level", "trace", "--log-format", "json"];
+        let child = oubliette(dir.path(), &[&arguments[..], &["--data-dir", "data"]].concat())
             .stdout(file("stdout"))
             .stderr(file("stderr"))
             .spawn()

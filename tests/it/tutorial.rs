@@ -10,7 +10,7 @@ use std::process::Command;
 
 use regex::Regex;
 
-use crate::child::{Child, oubliette};
+use crate::child::{Child, oubliette, without_settings};
 
 const BEGIN: &str = "<!-- tutorial:begin -->";
 const END: &str = "<!-- tutorial:end -->";
@@ -91,7 +91,9 @@ fn the_tutorial_of_the_readme_runs() {
         scripts.join(&format!("\necho '{NEXT}'\n"))
     );
     let bin = Path::new(env!("CARGO_BIN_EXE_oubliette")).parent().expect("the binary is in a directory");
-    let output = Command::new("timeout")
+    let mut shell = Command::new("timeout");
+    without_settings(&mut shell);
+    let output = shell
         .args(["120", "bash", "-c", &whole])
         .current_dir(dir.path())
         .env("L", format!("{address}/v1"))

@@ -277,7 +277,7 @@ fn the_other_implementation_opens_what_we_seal() {
     let Some(python) = python() else {
         let message =
             "NOT CHECKED: no Python with the package `cryptography` (a virtual environment could not be made)\n";
-        assert!(std::env::var_os("OUBLIETTE_NO_SKIP").is_none_or(|set| set != "1"), "{message}");
+        assert!(std::env::var_os("TESTS_NO_SKIP").is_none_or(|set| set != "1"), "{message}");
         // Past the capture of the test harness, so that nobody takes the silence for a success.
         std::io::Write::write_all(&mut std::io::stderr(), message.as_bytes()).unwrap();
         return;
