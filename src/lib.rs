@@ -18,6 +18,7 @@ pub mod eventlog;
 pub mod append;
 pub mod read;
 pub mod subscription;
+pub mod projection;
 pub mod audit;
 pub mod erasure;
 pub mod verify;

@@ -1,0 +1,328 @@
+//! What a projection or fold is, once its definition has been read and checked.
+//!
+//! Owns: the types. `parse` makes them from YAML or JSON; nothing else does. Must not know: rows, events, storage.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::expression::Expression;
+use crate::event::{Category, EventType};
+
+/// Name of a projection or fold: a lower-case letter, then lower-case letters, digits and `_`, at most 64 bytes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProjectionName(Arc<str>);
+
+impl ProjectionName {
+    /// Parses a name.
+    pub fn parse(text: &str) -> Option<Self> {
+        let first = text.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase());
+        let rest = text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+        (first && rest && text.len() <= 64).then(|| Self(text.into()))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ProjectionName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A checked definition.
+#[derive(Debug)]
+pub struct Definition {
+    /// Name.
+    pub name: ProjectionName,
+    /// Chosen by the author; must grow when anything else changes.
+    pub version: u32,
+    /// Rows by key, or one state per stream.
+    pub kind: Kind,
+    /// Which events.
+    pub from: Source,
+    /// Columns, in the order declared. For a fold, the members of its state.
+    pub columns: Vec<Column>,
+    /// What to do per event type: the first rule whose guard holds.
+    pub handlers: BTreeMap<EventType, Vec<Rule>>,
+    /// What happens to rows of a forgotten person.
+    pub on_erasure: OnErasure,
+    /// What happens when an event cannot be handled.
+    pub on_error: OnError,
+    /// The definition as canonical JSON: what is stored, shown and compared.
+    pub text: String,
+}
+
+/// Rows by key, or one state per stream.
+#[derive(Debug)]
+pub enum Kind {
+    /// A projection.
+    Rows {
+        /// Parts of the key, in the order declared.
+        key: Vec<KeyPart>,
+        /// Declared orders.
+        indexes: Vec<Index>,
+        /// Rows per window of time.
+        window: Option<Window>,
+        /// Aggregates, only with or without a window, never beside `handle`.
+        aggregates: Vec<Aggregate>,
+        /// A timer per row.
+        due: Option<Due>,
+    },
+    /// A fold per stream.
+    Fold {
+        /// Events between snapshots.
+        snapshot_every: Option<u32>,
+        /// Must hold after every event, else the append is refused. Sees `state`.
+        invariant: Option<Expression>,
+    },
+}
+
+/// Which events a definition sees: of one of these types and, if given, of this category.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// Category.
+    pub category: Option<Category>,
+    /// Types; empty for all.
+    pub types: Vec<EventType>,
+}
+
+/// One part of a row's key. Never personal: pseudonyms and public values only.
+#[derive(Debug)]
+pub struct KeyPart {
+    /// Name, `key.<name>` in expressions and a member of the row in answers.
+    pub name: String,
+    /// Value, over `data`, `event`, `subject`.
+    pub value: Expression,
+}
+
+/// One column.
+#[derive(Debug)]
+pub struct Column {
+    /// Name.
+    pub name: String,
+    /// Type.
+    pub kind: ColumnType,
+    /// Value of a new row, `null` unless declared.
+    pub default: Value,
+    /// Where its value comes from.
+    pub source: ColumnSource,
+    /// What is shown instead of a value that is not, unless a field of an event was copied that has its own placeholder.
+    pub placeholder: Option<Value>,
+    /// Meant for filters.
+    pub searchable: bool,
+    /// Meant for sorting.
+    pub sortable: bool,
+}
+
+/// Where a column's value comes from.
+#[derive(Debug)]
+pub enum ColumnSource {
+    /// From handlers.
+    Handlers,
+    /// Computed from the row, over `row` and `key`, after every change of the row.
+    Derived(Expression),
+    /// Another projection's column, looked up by the key parts of the same names when a query is answered.
+    Lookup {
+        /// The projection.
+        projection: ProjectionName,
+        /// Its column.
+        column: String,
+    },
+}
+
+/// Types of columns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ColumnType {
+    /// `string`
+    String,
+    /// `int`: a signed 64-bit integer.
+    Int,
+    /// `float`
+    Float,
+    /// `bool`
+    Bool,
+    /// `date`: `2026-11-21`.
+    Date,
+    /// `timestamp`: RFC 3339.
+    Timestamp,
+    /// `json`: anything.
+    Json,
+    /// `list<T>`
+    List(Box<ColumnType>),
+    /// `map<string,T>`
+    Map(Box<ColumnType>),
+}
+
+/// One entry of `handle`.
+#[derive(Debug)]
+pub struct Rule {
+    /// Guard, over `data`, `event`, `subject`, `row`, `key`; never personal. Without one it always holds.
+    pub when: Option<Expression>,
+    /// What to do; several for several rows.
+    pub actions: Vec<Action>,
+}
+
+/// What to do to one row. Expressions see the row as it was before the event.
+#[derive(Debug)]
+pub struct Action {
+    /// Another key than the projection's: the same parts.
+    pub key: Option<Vec<KeyPart>>,
+    /// Whether a missing row is made (`upsert`, `set`, `increment`, `decrement`, `append`) or left alone (`update`,
+    /// `patch`, `remove`, `delete`).
+    pub create: bool,
+    /// Removes the row; there are no steps then.
+    pub delete: bool,
+    /// Changes of columns, each column at most once (entries of one map excepted).
+    pub steps: Vec<Step>,
+}
+
+/// One change of one column.
+#[derive(Debug)]
+pub struct Step {
+    /// Index into the columns.
+    pub column: usize,
+    /// Entry of a map column; never personal.
+    pub entry: Option<Expression>,
+    /// What to do.
+    pub operation: Operation,
+    /// The operand.
+    pub value: Expression,
+}
+
+/// What a step does.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Operation {
+    /// Takes the value; `null` when a plain path is absent from the event.
+    Set,
+    /// Takes the value unless a plain path is absent from the event.
+    Patch,
+    /// Adds a number.
+    Increment,
+    /// Subtracts a number, but not below the floor.
+    Decrement {
+        /// Least value, if any.
+        floor: Option<f64>,
+    },
+    /// Adds an element at the end of a list.
+    Append,
+    /// Removes equal elements of a public list, or an entry of a map.
+    Remove,
+}
+
+/// A declared order of rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Index {
+    /// Key parts and columns, each ascending or descending.
+    pub parts: Vec<IndexPart>,
+}
+
+/// One part of an index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexPart {
+    /// Key part or column.
+    pub name: String,
+    /// Largest first.
+    pub descending: bool,
+}
+
+/// Rows per window of time. The row's key has `window_start` besides the declared parts.
+#[derive(Debug)]
+pub struct Window {
+    /// Time of the event, over `data` and `event`.
+    pub by: Expression,
+    /// Length of the smallest window, in milliseconds. Windows begin at multiples of it since 1970-01-01T00:00Z.
+    pub size: i64,
+    /// An event that is older than the newest seen of its key by more than this is counted as late and left out.
+    pub late: Option<i64>,
+    /// Windows that ended before the newest time of the projection less this are removed.
+    pub keep: Option<i64>,
+    /// Longer windows that are kept too, ascending multiples of `size`.
+    pub rollup: Vec<i64>,
+}
+
+/// One aggregate column.
+#[derive(Debug)]
+pub struct Aggregate {
+    /// Column name.
+    pub name: String,
+    /// Which.
+    pub function: AggregateFunction,
+    /// Operand; `None` for `count()`. For `count`, a condition.
+    pub value: Option<Expression>,
+    /// Why it may be shown although personal values go into it; and of how many people it must be.
+    pub declassify: Option<Declassify>,
+}
+
+/// A decision that an aggregate over people says nothing about one of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Declassify {
+    /// The reason, for the record.
+    pub reason: String,
+    /// Fewer people than this: not shown.
+    pub min_group: u32,
+}
+
+/// Aggregate functions.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum AggregateFunction {
+    /// Events, or those for which the condition holds.
+    Count,
+    /// Sum.
+    Sum,
+    /// Least.
+    Min,
+    /// Greatest.
+    Max,
+    /// Mean.
+    Avg,
+    /// Number of different values.
+    Distinct,
+    /// Approximate quantile.
+    Quantile(f64),
+}
+
+/// A timer per row.
+#[derive(Debug)]
+pub struct Due {
+    /// Timestamp column.
+    pub at: usize,
+    /// Stream of the event, over `row`, `key`; default `<projection>-<_key>`.
+    pub stream: Option<Expression>,
+    /// Type of the event.
+    pub event_type: EventType,
+    /// Members of its data, over `row` and `key`; never personal.
+    pub data: Vec<(String, Expression)>,
+}
+
+/// What happens to the rows of a forgotten person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OnErasure {
+    /// Placeholders stand in the row.
+    Redact,
+    /// The row is removed.
+    DeleteRow,
+    /// The row stays, for this reason; only for projections without personal columns.
+    Keep(String),
+}
+
+/// What happens when an event cannot be handled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnError {
+    /// The projection stops there and says why.
+    Stop,
+    /// The event's position and the reason are put aside.
+    Park,
+}
+
+impl Definition {
+    /// Index of a column.
+    pub fn column(&self, name: &str) -> Option<usize> {
+        self.columns.iter().position(|column| column.name == name)
+    }
+}

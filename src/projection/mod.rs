@@ -1,0 +1,9 @@
+//! Projections: views of the log that cannot leak.
+//!
+//! Owns: definitions, the folding of events into rows, the sealing of every cell that a personal value touched, queries.
+//! Must not know: HTTP. Keeps invariant 1 for everything derived: a cell is sealed to the owners of whatever it was
+//! computed from, so that forgetting needs no rewrite, and a row never holds a clear personal value.
+
+pub mod definition;
+pub mod expression;
+pub mod owners;
