@@ -57,6 +57,12 @@ pub enum ReadError {
     },
 }
 
+impl From<crate::db::readers::Unavailable> for ReadError {
+    fn from(error: crate::db::readers::Unavailable) -> Self {
+        Self::Unavailable { reason: error.0 }
+    }
+}
+
 /// The contract of an event-log engine. Reads see one committed snapshot each. A commit is durable when it returns.
 pub trait EventLog: Send + Sync {
     /// Commits a batch: assigns revisions and positions from the head, extends the tree, checks fences in the same

@@ -14,11 +14,11 @@ mod rows;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, FutureExt};
 use rusqlite::Connection;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     AccessRow, Appended, AuditRow, Batch, CommitError, ErasureRow, EventLog, Fences, FootprintRow, Head, Page,
@@ -26,6 +26,7 @@ use super::{
 };
 use crate::clock::Millis;
 use crate::crash;
+use crate::db::readers::Readers;
 use crate::db::{self, Migration, OpenError, OpenMode};
 use crate::event::{Category, Position, StoreId, StreamName, SubjectRef};
 use crate::merkle::Frontier;
@@ -53,7 +54,7 @@ impl Default for Options {
 /// The SQLite event log.
 pub struct SqliteEventLog {
     commands: mpsc::Sender<Command>,
-    readers: Arc<Readers>,
+    readers: Readers,
     next: watch::Receiver<u64>,
 }
 
@@ -102,12 +103,12 @@ impl SqliteEventLog {
     pub fn open(path: &Path, options: &Options, entropy: Arc<Entropy>) -> Opened {
         let mut connection = db::open(path, OpenMode::Existing)?;
         db::migrate(&mut connection, MIGRATIONS)?;
-        tune(&connection, options)?;
+        db::cache(&connection, options.cache_kib)?;
         // Checkpoints at 10,000 pages: the log stays at 40 MiB and is overwritten in place rather than grown.
         db::setting(&connection, "wal_autocheckpoint", "10000", "10000")?;
         let head = lookups::head(&connection).map_err(|_| OpenError::Unusable { reason: "head" })?;
         let (publish, next) = watch::channel(head.next.0);
-        let readers = Arc::new(Readers::open(path, options)?);
+        let readers = Readers::open(path, options.readers, options.cache_kib)?;
         let mut writer = commit::Writer::new(connection, head, publish, entropy);
         let (commands, mut inbox) = mpsc::channel(16);
         std::thread::Builder::new()
@@ -132,23 +133,7 @@ impl SqliteEventLog {
         &self,
         work: impl FnOnce(&mut Connection) -> Result<T, ReadError> + Send + 'static,
     ) -> BoxFuture<'_, Result<T, ReadError>> {
-        let readers = Arc::clone(&self.readers);
-        async move {
-            let permit = Arc::clone(&readers.permits)
-                .acquire_owned()
-                .await
-                .map_err(|_| ReadError::Unavailable { reason: "the event log is closed" })?;
-            tokio::task::spawn_blocking(move || {
-                let mut connection = readers.take()?;
-                let result = work(&mut connection);
-                readers.give(connection);
-                drop(permit);
-                result
-            })
-            .await
-            .unwrap_or(Err(ReadError::Unavailable { reason: "a read was cancelled" }))
-        }
-        .boxed()
+        self.readers.run(work)
     }
 }
 
@@ -172,66 +157,6 @@ fn unnamed(path: &Path) -> Result<PathBuf, OpenError> {
 
 /// What opening gives.
 pub type Opened = Result<SqliteEventLog, OpenError>;
-
-fn tune(connection: &Connection, options: &Options) -> Result<(), OpenError> {
-    let cache = format!("-{}", options.cache_kib);
-    db::setting(connection, "cache_size", &cache, &cache)
-}
-
-struct Readers {
-    path: PathBuf,
-    options: Options,
-    idle: Mutex<Vec<Connection>>,
-    permits: Arc<Semaphore>,
-}
-
-impl Readers {
-    fn open(path: &Path, options: &Options) -> Result<Self, OpenError> {
-        let readers = Self {
-            path: path.to_owned(),
-            options: options.clone(),
-            idle: Mutex::new(Vec::new()),
-            permits: Arc::new(Semaphore::new(options.readers.max(1))),
-        };
-        for _ in 0..options.readers.max(1) {
-            let connection = readers.connect()?;
-            readers.give(connection);
-        }
-        Ok(readers)
-    }
-
-    fn connect(&self) -> Result<Connection, OpenError> {
-        let connection = db::open(&self.path, OpenMode::ReadOnly)?;
-        tune(&connection, &self.options)?;
-        Ok(connection)
-    }
-
-    /// An idle connection; a new one where a panicking read lost its own.
-    fn take(&self) -> Result<Connection, ReadError> {
-        let idle = self.idle.lock().ok().and_then(|mut idle| idle.pop());
-        match idle {
-            Some(connection) => Ok(connection),
-            None => self.connect().map_err(|_| ReadError::Unavailable { reason: "no read connection" }),
-        }
-    }
-
-    fn give(&self, connection: Connection) {
-        if let Ok(mut idle) = self.idle.lock() {
-            idle.push(connection);
-        }
-    }
-
-    /// Waits for the reads under way, refuses later ones and closes every connection.
-    async fn close(&self) {
-        let all = u32::try_from(self.options.readers.max(1)).unwrap_or(u32::MAX);
-        let waited = self.permits.acquire_many(all).await;
-        self.permits.close();
-        drop(waited);
-        if let Ok(mut idle) = self.idle.lock() {
-            idle.clear();
-        }
-    }
-}
 
 impl EventLog for SqliteEventLog {
     fn commit(&self, batch: Batch) -> BoxFuture<'_, CommitResult> {

@@ -1,10 +1,66 @@
-//! SQLite files: opening, settings, migrations, error classes.
+//! Databases: opening, settings, migrations, error classes; and one way to run portable SQL on any engine.
 //!
-//! Owns: how a database file of ours is opened and brought to its format. Must not know: what is in it.
+//! Owns: how a database of ours is opened and brought to its format, [`Db`]. Must not know: what is in it.
+
+pub mod readers;
+pub mod sqlite;
+pub mod statement;
 
 use std::path::Path;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use sqlite::SqliteDb;
+use statement::{DbError, Rows, Statement, Value};
+
+/// A database on some engine, for everything whose physics and trust do not differ between engines: portable SQL
+/// (`$n`, `bigint`, `text`, `blob`, `on conflict`), transactions as values.
+#[derive(Clone)]
+pub enum Db {
+    /// A file.
+    Sqlite(SqliteDb),
+}
+
+/// Calls the same method on whichever engine it is.
+macro_rules! each_engine {
+    ($db:expr, $engine:ident => $call:expr) => {
+        match $db {
+            Db::Sqlite($engine) => $call,
+        }
+    };
+}
+
+impl Db {
+    /// Runs a query for each set of parameters in one snapshot and gives all rows, set by set.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub async fn query_each(&self, sql: &'static str, sets: Vec<Vec<Value>>) -> Result<Vec<Rows>, DbError> {
+        each_engine!(self, db => db.query_each(sql, sets).await)
+    }
+
+    /// Runs one query.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub async fn query(&self, sql: &'static str, parameters: Vec<Value>) -> Result<Rows, DbError> {
+        let mut answers = self.query_each(sql, vec![parameters]).await?;
+        Ok(answers.pop().unwrap_or_default())
+    }
+
+    /// Runs statements in one transaction: all of them, durably, or nothing. Later calls see it.
+    ///
+    /// # Errors
+    /// [`DbError::Unmet`] when a statement did not change as many rows as it must.
+    pub async fn transact(&self, statements: Vec<Statement>) -> Result<(), DbError> {
+        each_engine!(self, db => db.transact(statements).await)
+    }
+
+    /// Finishes what is under way and closes.
+    pub async fn close(&self) {
+        each_engine!(self, db => db.close().await);
+    }
+}
 
 /// One step of a schema. Numbers are dense from 1 and mean the same on every engine.
 pub struct Migration {
@@ -127,6 +183,15 @@ pub fn migrate(connection: &mut Connection, migrations: &[Migration]) -> Result<
         run().map_err(|error| classify(&error, "migration"))?;
     }
     Ok(())
+}
+
+/// Sets the page cache of a connection.
+///
+/// # Errors
+/// [`OpenError::Setting`] when it does not take.
+pub fn cache(connection: &Connection, kib: u32) -> Result<(), OpenError> {
+    let size = format!("-{kib}");
+    setting(connection, "cache_size", &size, &size)
 }
 
 /// Maps an SQLite error to what it means for opening.
