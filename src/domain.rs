@@ -32,6 +32,9 @@ pub const ERASURE_RECORD: &[u8] = b"oubliette/v1/erasure-record";
 /// Digest of a forget preview.
 pub const PREVIEW: &[u8] = b"oubliette/v1/preview";
 
+/// Key of a projection's row.
+pub const ROW_KEY: &[u8] = b"oubliette/v1/row-key";
+
 /// The length-prefixed tuple `LP(a, b, …)`: for each item a big-endian `u32` length and the bytes. Injective.
 ///
 /// # Panics

@@ -7,6 +7,7 @@
 pub mod commit;
 pub mod envelope;
 pub mod meta;
+pub mod rows;
 mod slots;
 
 use std::sync::Arc;
