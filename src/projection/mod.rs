@@ -4,9 +4,11 @@
 //! Must not know: HTTP. Keeps invariant 1 for everything derived: a cell is sealed to the owners of whatever it was
 //! computed from, so that forgetting needs no rewrite, and a row never holds a clear personal value.
 
+pub mod apply;
 pub mod cell;
 pub mod definition;
 pub mod expression;
 pub mod owners;
 pub mod row;
+pub mod verbs;
 pub mod view;

@@ -326,3 +326,28 @@ impl Definition {
         self.columns.iter().position(|column| column.name == name)
     }
 }
+
+/// Whether a text can stand in a column of this type.
+pub fn text_fits(kind: &ColumnType, text: &str) -> bool {
+    match kind {
+        ColumnType::Date => chrono::NaiveDate::parse_from_str(text, "%Y-%m-%d").is_ok_and(|_| text.len() == 10),
+        ColumnType::Timestamp => crate::clock::Millis::parse_rfc3339(text).is_some(),
+        _ => true,
+    }
+}
+
+impl fmt::Display for ColumnType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::String => f.write_str("string"),
+            Self::Int => f.write_str("int"),
+            Self::Float => f.write_str("float"),
+            Self::Bool => f.write_str("bool"),
+            Self::Date => f.write_str("date"),
+            Self::Timestamp => f.write_str("timestamp"),
+            Self::Json => f.write_str("json"),
+            Self::List(kind) => write!(f, "list<{kind}>"),
+            Self::Map(kind) => write!(f, "map<string,{kind}>"),
+        }
+    }
+}
