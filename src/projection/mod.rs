@@ -10,5 +10,6 @@ pub mod definition;
 pub mod expression;
 pub mod owners;
 pub mod row;
+pub mod store;
 pub mod verbs;
 pub mod view;

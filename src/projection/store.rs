@@ -1,0 +1,514 @@
+//! The tables of projections.
+//!
+//! Owns: every statement on them, all portable, over [`Db`]. Must not know: engines, what a row means. Rows, owners,
+//! index entries, timers and the cursor of a batch land in one transaction, on condition that nobody else moved the
+//! cursor.
+
+use crate::clock::Millis;
+use crate::db::statement::{DbError, Rows, Statement, Value};
+use crate::db::{Db, Migration};
+use crate::event::{StoreId, SubjectRef};
+
+use super::row::RowKey;
+
+/// The schema, step by step.
+pub const MIGRATIONS: &[Migration] =
+    &[Migration { version: 1, sql: include_str!("../../migrations/projections/sqlite/0001_projections.sql") }];
+
+/// Number of a generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GenerationId(pub i64);
+
+/// One computation of a definition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Generation {
+    /// Number.
+    pub id: GenerationId,
+    /// Definition.
+    pub name: String,
+    /// Its version.
+    pub version: u32,
+    /// SHA-256 of its canonical JSON.
+    pub digest: [u8; 32],
+    /// Whether it answers, is being built, or is being removed.
+    pub state: GenerationState,
+    /// Next position to look at.
+    pub cursor: u64,
+}
+
+/// States of a generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GenerationState {
+    /// Answers queries.
+    Live,
+    /// Is being built.
+    Shadow,
+    /// Its rows are being removed.
+    Dropped,
+}
+
+impl GenerationState {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Shadow => "shadow",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
+/// A row as it comes from the table.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RawRow {
+    /// Key.
+    pub key: RowKey,
+    /// Canonical JSON of the key's parts.
+    pub parts: String,
+    /// Document.
+    pub doc: String,
+    /// Envelopes.
+    pub sealed: Option<Vec<u8>>,
+    /// Position of the last event that changed it.
+    pub position: u64,
+}
+
+/// What becomes of one row.
+#[derive(Debug, Default)]
+pub struct RowWrite {
+    /// The new row; `None` removes it.
+    pub row: Option<RawRow>,
+    /// Who owns a cell now, and who did before.
+    pub owners: (Vec<SubjectRef>, Vec<SubjectRef>),
+    /// Index entries now, and before: number and entry.
+    pub entries: (Vec<(i64, Vec<u8>)>, Vec<(i64, Vec<u8>)>),
+    /// When its timer goes off; `None` leaves it without one.
+    pub timer: Option<Millis>,
+}
+
+/// Everything that one batch of events changed.
+#[derive(Debug, Default)]
+pub struct BatchWrite {
+    /// Rows.
+    pub rows: Vec<(RowKey, RowWrite)>,
+    /// Events put aside: position, code, message.
+    pub parked: Vec<(u64, &'static str, String)>,
+    /// Cursor before and after.
+    pub cursor: (u64, u64),
+    /// Whether the definition has timers at all.
+    pub timers: bool,
+}
+
+/// A fold's snapshot.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    /// Last revision folded in.
+    pub revision: u64,
+    /// Its position.
+    pub position: u64,
+    /// Document.
+    pub doc: String,
+    /// Envelopes.
+    pub sealed: Option<Vec<u8>>,
+}
+
+/// The tables.
+#[derive(Clone)]
+pub struct Store(Db);
+
+impl Store {
+    /// Tables computed from this store. `None` when they were computed from another one.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub async fn open(db: Db, store: StoreId) -> Result<Option<Self>, DbError> {
+        let known = db.query("select store from origin where one = 1", vec![]).await?;
+        match known.first().and_then(|row| row.first()).and_then(Value::blob) {
+            None => {
+                let first = "insert into origin(one, store) values (1, $1) on conflict (one) do nothing";
+                db.transact(vec![Statement::once(first, vec![store.0.as_slice().into()])]).await?;
+                Ok(Some(Self(db)))
+            }
+            Some(found) if found == store.0 => Ok(Some(Self(db))),
+            Some(_) => Ok(None),
+        }
+    }
+
+    /// Closes the database.
+    pub async fn close(&self) {
+        self.0.close().await;
+    }
+
+    /// All generations.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub async fn generations(&self) -> Result<Vec<Generation>, DbError> {
+        let rows = self
+            .0
+            .query("select id, name, version, digest, state, cursor from generations order by id", vec![])
+            .await?;
+        rows.iter().map(|row| generation(row).ok_or(DbError::Corrupt { table: "generations" })).collect()
+    }
+
+    /// Begins a generation at position 0.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub async fn begin(
+        &self,
+        name: &str,
+        version: u32,
+        digest: [u8; 32],
+        state: GenerationState,
+        at: Millis,
+    ) -> Result<Generation, DbError> {
+        let insert =
+            "insert into generations(name, version, digest, state, cursor, began_ms) values ($1, $2, $3, $4, 0, $5)";
+        let set =
+            vec![name.into(), u64::from(version).into(), digest.as_slice().into(), state.as_str().into(), at.0.into()];
+        self.0.transact(vec![Statement::once(insert, set)]).await?;
+        let all = self.generations().await?;
+        all.into_iter().rfind(|g| g.name == name && g.state == state).ok_or(DbError::Corrupt { table: "generations" })
+    }
+
+    /// Lets the shadow answer instead of the live generation, in one step.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub async fn swap(&self, live: Option<GenerationId>, shadow: GenerationId) -> Result<(), DbError> {
+        let to = |state: GenerationState, id: GenerationId| {
+            Statement::once("update generations set state = $1 where id = $2", vec![state.as_str().into(), id.0.into()])
+                .changing(1)
+        };
+        let mut steps: Vec<Statement> = live.map(|live| to(GenerationState::Dropped, live)).into_iter().collect();
+        steps.push(to(GenerationState::Live, shadow));
+        self.0.transact(steps).await
+    }
+
+    /// Marks a generation for removal.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub async fn drop_generation(&self, id: GenerationId) -> Result<(), DbError> {
+        let set = vec![GenerationState::Dropped.as_str().into(), id.0.into()];
+        self.0.transact(vec![Statement::once("update generations set state = $1 where id = $2", set)]).await
+    }
+
+    /// Removes some rows of a dropped generation; whether that was all of it.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub async fn remove_some(&self, id: GenerationId) -> Result<bool, DbError> {
+        let some = "select key from projection_rows where generation = $1 limit 2000";
+        let keys = self.0.query(some, vec![id.0.into()]).await?;
+        if keys.is_empty() {
+            let all = [
+                "delete from row_owners where generation = $1",
+                "delete from row_index where generation = $1",
+                "delete from row_timers where generation = $1",
+                "delete from parked_events where generation = $1",
+                "delete from generations where id = $1",
+            ];
+            self.0.transact(all.into_iter().map(|sql| Statement::once(sql, vec![id.0.into()])).collect()).await?;
+            return Ok(true);
+        }
+        let sets = keys.into_iter().map(|mut row| vec![id.0.into(), row.swap_remove(0)]).collect();
+        self.0
+            .transact(vec![Statement::each("delete from projection_rows where generation = $1 and key = $2", sets)])
+            .await?;
+        Ok(false)
+    }
+
+    /// Rows by key, in the order asked for.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub async fn rows(&self, id: GenerationId, keys: &[RowKey]) -> Result<Vec<Option<RawRow>>, DbError> {
+        let sql = "select key, parts, doc, sealed, position from projection_rows where generation = $1 and key = $2";
+        let sets = keys.iter().map(|key| vec![id.0.into(), key.0.as_slice().into()]).collect();
+        let answers = self.0.query_each(sql, sets).await?;
+        answers.into_iter().map(|rows| Ok(raw_rows(rows)?.pop())).collect()
+    }
+
+    /// Rows in key order after a key.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub async fn scan(&self, id: GenerationId, after: Option<RowKey>, limit: usize) -> Result<Vec<RawRow>, DbError> {
+        let sql = "select key, parts, doc, sealed, position from projection_rows
+                   where generation = $1 and key > $2 order by key limit $3";
+        let after = after.map_or_else(Vec::new, |key| key.0.to_vec());
+        raw_rows(self.0.query(sql, vec![id.0.into(), after.into(), (limit as u64).into()]).await?)
+    }
+
+    /// Rows whose index entry begins so, by entry and key, after one of them.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub async fn indexed(
+        &self,
+        id: GenerationId,
+        number: i64,
+        prefix: &[u8],
+        after: Option<(Vec<u8>, RowKey)>,
+        limit: usize,
+    ) -> Result<Vec<(Vec<u8>, RawRow)>, DbError> {
+        let sql = "select r.key, r.parts, r.doc, r.sealed, r.position, i.entry from row_index i
+                   join projection_rows r on r.generation = i.generation and r.key = i.key
+                   where i.generation = $1 and i.number = $2 and i.entry >= $3 and i.entry < $4
+                     and (i.entry > $5 or (i.entry = $5 and i.key > $6))
+                   order by i.entry, i.key limit $7";
+        let mut end = prefix.to_vec();
+        end.push(0xff);
+        let (entry, key) = after.map_or_else(|| (Vec::new(), Vec::new()), |(entry, key)| (entry, key.0.to_vec()));
+        let set = vec![
+            id.0.into(),
+            number.into(),
+            prefix.into(),
+            end.into(),
+            entry.into(),
+            key.into(),
+            (limit as u64).into(),
+        ];
+        let corrupt = DbError::Corrupt { table: "row_index" };
+        let mut found = Vec::new();
+        for mut row in self.0.query(sql, set).await? {
+            let Some(Value::Blob(entry)) = row.pop() else { return Err(corrupt) };
+            found.extend(raw_rows(vec![row])?.into_iter().map(|row| (entry.clone(), row)));
+        }
+        Ok(found)
+    }
+
+    /// Keys of rows in which a person owns a cell, after a key.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub async fn keys_of(
+        &self,
+        id: GenerationId,
+        subject: SubjectRef,
+        after: Option<RowKey>,
+        limit: usize,
+    ) -> Result<Vec<RowKey>, DbError> {
+        let sql =
+            "select key from row_owners where generation = $1 and subject = $2 and key > $3 order by key limit $4";
+        let after = after.map_or_else(Vec::new, |key| key.0.to_vec());
+        let set = vec![id.0.into(), subject.0.as_slice().into(), after.into(), (limit as u64).into()];
+        let rows = self.0.query(sql, set).await?;
+        rows.iter()
+            .map(|row| {
+                row.first().and_then(Value::blob).and_then(key_of).ok_or(DbError::Corrupt { table: "row_owners" })
+            })
+            .collect()
+    }
+
+    /// Number of rows.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub async fn count(&self, id: GenerationId) -> Result<u64, DbError> {
+        number(self.0.query("select count(*) from projection_rows where generation = $1", vec![id.0.into()]).await?)
+    }
+
+    /// Number of rows of live generations in which a person owns a cell.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub async fn count_of(&self, subject: SubjectRef) -> Result<u64, DbError> {
+        let sql = "select count(*) from row_owners o join generations g on g.id = o.generation
+                   where o.subject = $1 and g.state = 'live'";
+        number(self.0.query(sql, vec![subject.0.as_slice().into()]).await?)
+    }
+
+    /// Lands a batch.
+    ///
+    /// # Errors
+    /// [`DbError::Unmet`] when somebody else moved the cursor; nothing changed then.
+    pub async fn commit(&self, id: GenerationId, batch: BatchWrite) -> Result<(), DbError> {
+        let moved = "update generations set cursor = $3 where id = $1 and cursor = $2";
+        let mut steps =
+            vec![Statement::once(moved, vec![id.0.into(), batch.cursor.0.into(), batch.cursor.1.into()]).changing(1)];
+        steps.extend(row_statements(id, batch.rows, batch.timers));
+        if !batch.parked.is_empty() {
+            let sql = "insert into parked_events(generation, position, code, message) values ($1, $2, $3, $4)
+                       on conflict (generation, position) do nothing";
+            let sets =
+                batch.parked.into_iter().map(|(at, code, why)| vec![id.0.into(), at.into(), code.into(), why.into()]);
+            steps.push(Statement::each(sql, sets.collect()));
+        }
+        self.0.transact(steps).await
+    }
+
+    /// Timers that should have gone off: key and time.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub async fn due(&self, id: GenerationId, now: Millis, limit: usize) -> Result<Vec<(RowKey, Millis)>, DbError> {
+        let sql = "select key, at_ms from row_timers where generation = $1 and at_ms <= $2 order by at_ms limit $3";
+        let rows = self.0.query(sql, vec![id.0.into(), now.0.into(), (limit as u64).into()]).await?;
+        rows.iter().map(|row| timer(row).ok_or(DbError::Corrupt { table: "row_timers" })).collect()
+    }
+
+    /// When the next timer goes off.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub async fn next_timer(&self, id: GenerationId) -> Result<Option<Millis>, DbError> {
+        let rows = self.0.query("select min(at_ms) from row_timers where generation = $1", vec![id.0.into()]).await?;
+        Ok(rows.first().and_then(|row| row.first()).and_then(Value::int).map(Millis))
+    }
+
+    /// Takes a timer out after it went off, unless it was set to another time since.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub async fn gone_off(&self, id: GenerationId, key: RowKey, at: Millis) -> Result<(), DbError> {
+        let sql = "delete from row_timers where generation = $1 and key = $2 and at_ms = $3";
+        self.0.transact(vec![Statement::once(sql, vec![id.0.into(), key.0.as_slice().into(), at.0.into()])]).await
+    }
+
+    /// Events put aside, by position, after one: position, code, message.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub async fn parked(
+        &self,
+        id: GenerationId,
+        after: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<(u64, String, String)>, DbError> {
+        let sql = "select position, code, message from parked_events where generation = $1 and position > $2
+                   order by position limit $3";
+        let after = after.map_or(-1, |at| at as i64);
+        let rows = self.0.query(sql, vec![id.0.into(), after.into(), (limit as u64).into()]).await?;
+        let parked = rows.iter().map(|row| match row.as_slice() {
+            [Value::Int(at), Value::Text(code), Value::Text(why)] => Ok((*at as u64, code.clone(), why.clone())),
+            _ => Err(DbError::Corrupt { table: "parked_events" }),
+        });
+        parked.collect()
+    }
+
+    /// Number of events put aside.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub async fn parked_count(&self, id: GenerationId) -> Result<u64, DbError> {
+        number(self.0.query("select count(*) from parked_events where generation = $1", vec![id.0.into()]).await?)
+    }
+}
+
+fn row_statements(id: GenerationId, rows: Vec<(RowKey, RowWrite)>, timers: bool) -> Vec<Statement> {
+    let generation = Value::from(id.0);
+    let (mut put, mut gone, mut owned, mut disowned) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut entered, mut left, mut set, mut unset) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for (key, write) in rows {
+        let key = Value::from(key.0.as_slice());
+        let at = || vec![generation.clone(), key.clone()];
+        if timers {
+            match write.timer {
+                Some(time) => set.push(vec![generation.clone(), key.clone(), time.0.into()]),
+                None => unset.push(at()),
+            }
+        }
+        let owner = |subject: &SubjectRef| vec![generation.clone(), subject.0.as_slice().into(), key.clone()];
+        let (now, before) = write.owners;
+        owned.extend(now.iter().filter(|subject| !before.contains(subject)).map(owner));
+        disowned.extend(before.iter().filter(|subject| !now.contains(subject)).map(owner));
+        let entry = |(number, entry): &(i64, Vec<u8>)| {
+            vec![generation.clone(), (*number).into(), entry.as_slice().into(), key.clone()]
+        };
+        let (now, before) = write.entries;
+        entered.extend(now.iter().filter(|pair| !before.contains(pair)).map(entry));
+        left.extend(before.iter().filter(|pair| !now.contains(pair)).map(entry));
+        match write.row {
+            Some(row) => put.push(vec![
+                generation.clone(),
+                key.clone(),
+                row.parts.into(),
+                row.doc.into(),
+                row.sealed.into(),
+                row.position.into(),
+            ]),
+            None => gone.push(at()),
+        }
+    }
+    let all = [
+        ("delete from projection_rows where generation = $1 and key = $2", gone),
+        (
+            "insert into projection_rows(generation, key, parts, doc, sealed, position) values ($1, $2, $3, $4, $5, $6)
+             on conflict (generation, key) do update set
+               parts = excluded.parts, doc = excluded.doc, sealed = excluded.sealed, position = excluded.position",
+            put,
+        ),
+        ("delete from row_owners where generation = $1 and subject = $2 and key = $3", disowned),
+        ("insert into row_owners(generation, subject, key) values ($1, $2, $3) on conflict do nothing", owned),
+        ("delete from row_index where generation = $1 and number = $2 and entry = $3 and key = $4", left),
+        (
+            "insert into row_index(generation, number, entry, key) values ($1, $2, $3, $4) on conflict do nothing",
+            entered,
+        ),
+        ("delete from row_timers where generation = $1 and key = $2", unset),
+        (
+            "insert into row_timers(generation, key, at_ms) values ($1, $2, $3)
+             on conflict (generation, key) do update set at_ms = excluded.at_ms",
+            set,
+        ),
+    ];
+    all.into_iter().filter(|(_, sets)| !sets.is_empty()).map(|(sql, sets)| Statement::each(sql, sets)).collect()
+}
+
+fn key_of(bytes: &[u8]) -> Option<RowKey> {
+    bytes.try_into().ok().map(RowKey)
+}
+
+fn raw_rows(rows: Rows) -> Result<Vec<RawRow>, DbError> {
+    let raw = |row: Vec<Value>| {
+        let [Value::Blob(key), Value::Text(parts), Value::Text(doc), sealed, Value::Int(position)] =
+            <[Value; 5]>::try_from(row).ok()?
+        else {
+            return None;
+        };
+        let sealed = match sealed {
+            Value::Blob(bytes) => Some(bytes),
+            _ => None,
+        };
+        Some(RawRow { key: key_of(&key)?, parts, doc, sealed, position: position as u64 })
+    };
+    rows.into_iter().map(|row| raw(row).ok_or(DbError::Corrupt { table: "projection_rows" })).collect()
+}
+
+fn generation(row: &[Value]) -> Option<Generation> {
+    let [
+        Value::Int(id),
+        Value::Text(name),
+        Value::Int(version),
+        Value::Blob(digest),
+        Value::Text(state),
+        Value::Int(cursor),
+    ] = row
+    else {
+        return None;
+    };
+    let state = match state.as_str() {
+        "live" => GenerationState::Live,
+        "shadow" => GenerationState::Shadow,
+        _ => GenerationState::Dropped,
+    };
+    Some(Generation {
+        id: GenerationId(*id),
+        name: name.clone(),
+        version: u32::try_from(*version).ok()?,
+        digest: digest.as_slice().try_into().ok()?,
+        state,
+        cursor: *cursor as u64,
+    })
+}
+
+fn timer(row: &[Value]) -> Option<(RowKey, Millis)> {
+    Some((key_of(row.first()?.blob()?)?, Millis(row.get(1)?.int()?)))
+}
+
+fn number(rows: Rows) -> Result<u64, DbError> {
+    let first = rows.first().and_then(|row| row.first()).and_then(Value::int);
+    first.map(|n| n as u64).ok_or(DbError::Corrupt { table: "projection_rows" })
+}
