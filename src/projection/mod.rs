@@ -4,6 +4,11 @@
 //! Must not know: HTTP. Keeps invariant 1 for everything derived: a cell is sealed to the owners of whatever it was
 //! computed from, so that forgetting needs no rewrite, and a row never holds a clear personal value.
 
+pub mod aggregate;
 pub mod definition;
+pub mod duration;
 pub mod expression;
 pub mod owners;
+mod scalar;
+mod sketch;
+pub mod window;
