@@ -6,10 +6,15 @@
 
 pub mod apply;
 pub mod cell;
+pub mod aggregate;
 pub mod definition;
+pub mod duration;
 pub mod expression;
 pub mod owners;
 pub mod row;
 pub mod store;
 pub mod verbs;
 pub mod view;
+mod scalar;
+mod sketch;
+pub mod window;

@@ -238,9 +238,9 @@ pub struct Window {
     pub by: Expression,
     /// Length of the smallest window, in milliseconds. Windows begin at multiples of it since 1970-01-01T00:00Z.
     pub size: i64,
-    /// An event that is older than the newest seen of its key by more than this is counted as late and left out.
+    /// An event whose time is more than this before the log recorded it is late: it is left out.
     pub late: Option<i64>,
-    /// Windows that ended before the newest time of the projection less this are removed.
+    /// Windows that ended more than this before the log's newest event are removed.
     pub keep: Option<i64>,
     /// Longer windows that are kept too, ascending multiples of `size`.
     pub rollup: Vec<i64>,

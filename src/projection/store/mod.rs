@@ -4,16 +4,20 @@
 //! index entries, timers and the cursor of a batch land in one transaction, on condition that nobody else moved the
 //! cursor.
 
+mod batch;
+mod timers;
+
 use crate::clock::Millis;
 use crate::db::statement::{DbError, Rows, Statement, Value};
 use crate::db::{Db, Migration};
 use crate::event::{StoreId, SubjectRef};
 
 use super::row::RowKey;
+use batch::row_statements;
 
 /// The schema, step by step.
 pub const MIGRATIONS: &[Migration] =
-    &[Migration { version: 1, sql: include_str!("../../migrations/projections/sqlite/0001_projections.sql") }];
+    &[Migration { version: 1, sql: include_str!("../../../migrations/projections/sqlite/0001_projections.sql") }];
 
 /// Number of a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -338,123 +342,6 @@ impl Store {
         }
         self.0.transact(steps).await
     }
-
-    /// Timers that should have gone off: key and time.
-    ///
-    /// # Errors
-    /// [`DbError`].
-    pub async fn due(&self, id: GenerationId, now: Millis, limit: usize) -> Result<Vec<(RowKey, Millis)>, DbError> {
-        let sql = "select key, at_ms from row_timers where generation = $1 and at_ms <= $2 order by at_ms limit $3";
-        let rows = self.0.query(sql, vec![id.0.into(), now.0.into(), (limit as u64).into()]).await?;
-        rows.iter().map(|row| timer(row).ok_or(DbError::Corrupt { table: "row_timers" })).collect()
-    }
-
-    /// When the next timer goes off.
-    ///
-    /// # Errors
-    /// [`DbError`].
-    pub async fn next_timer(&self, id: GenerationId) -> Result<Option<Millis>, DbError> {
-        let rows = self.0.query("select min(at_ms) from row_timers where generation = $1", vec![id.0.into()]).await?;
-        Ok(rows.first().and_then(|row| row.first()).and_then(Value::int).map(Millis))
-    }
-
-    /// Takes a timer out after it went off, unless it was set to another time since.
-    ///
-    /// # Errors
-    /// [`DbError`].
-    pub async fn gone_off(&self, id: GenerationId, key: RowKey, at: Millis) -> Result<(), DbError> {
-        let sql = "delete from row_timers where generation = $1 and key = $2 and at_ms = $3";
-        self.0.transact(vec![Statement::once(sql, vec![id.0.into(), key.0.as_slice().into(), at.0.into()])]).await
-    }
-
-    /// Events put aside, by position, after one: position, code, message.
-    ///
-    /// # Errors
-    /// [`DbError`].
-    pub async fn parked(
-        &self,
-        id: GenerationId,
-        after: Option<u64>,
-        limit: usize,
-    ) -> Result<Vec<(u64, String, String)>, DbError> {
-        let sql = "select position, code, message from parked_events where generation = $1 and position > $2
-                   order by position limit $3";
-        let after = after.map_or(-1, |at| at as i64);
-        let rows = self.0.query(sql, vec![id.0.into(), after.into(), (limit as u64).into()]).await?;
-        let parked = rows.iter().map(|row| match row.as_slice() {
-            [Value::Int(at), Value::Text(code), Value::Text(why)] => Ok((*at as u64, code.clone(), why.clone())),
-            _ => Err(DbError::Corrupt { table: "parked_events" }),
-        });
-        parked.collect()
-    }
-
-    /// Number of events put aside.
-    ///
-    /// # Errors
-    /// [`DbError`].
-    pub async fn parked_count(&self, id: GenerationId) -> Result<u64, DbError> {
-        number(self.0.query("select count(*) from parked_events where generation = $1", vec![id.0.into()]).await?)
-    }
-}
-
-fn row_statements(id: GenerationId, rows: Vec<(RowKey, RowWrite)>, timers: bool) -> Vec<Statement> {
-    let generation = Value::from(id.0);
-    let (mut put, mut gone, mut owned, mut disowned) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let (mut entered, mut left, mut set, mut unset) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for (key, write) in rows {
-        let key = Value::from(key.0.as_slice());
-        let at = || vec![generation.clone(), key.clone()];
-        if timers {
-            match write.timer {
-                Some(time) => set.push(vec![generation.clone(), key.clone(), time.0.into()]),
-                None => unset.push(at()),
-            }
-        }
-        let owner = |subject: &SubjectRef| vec![generation.clone(), subject.0.as_slice().into(), key.clone()];
-        let (now, before) = write.owners;
-        owned.extend(now.iter().filter(|subject| !before.contains(subject)).map(owner));
-        disowned.extend(before.iter().filter(|subject| !now.contains(subject)).map(owner));
-        let entry = |(number, entry): &(i64, Vec<u8>)| {
-            vec![generation.clone(), (*number).into(), entry.as_slice().into(), key.clone()]
-        };
-        let (now, before) = write.entries;
-        entered.extend(now.iter().filter(|pair| !before.contains(pair)).map(entry));
-        left.extend(before.iter().filter(|pair| !now.contains(pair)).map(entry));
-        match write.row {
-            Some(row) => put.push(vec![
-                generation.clone(),
-                key.clone(),
-                row.parts.into(),
-                row.doc.into(),
-                row.sealed.into(),
-                row.position.into(),
-            ]),
-            None => gone.push(at()),
-        }
-    }
-    let all = [
-        ("delete from projection_rows where generation = $1 and key = $2", gone),
-        (
-            "insert into projection_rows(generation, key, parts, doc, sealed, position) values ($1, $2, $3, $4, $5, $6)
-             on conflict (generation, key) do update set
-               parts = excluded.parts, doc = excluded.doc, sealed = excluded.sealed, position = excluded.position",
-            put,
-        ),
-        ("delete from row_owners where generation = $1 and subject = $2 and key = $3", disowned),
-        ("insert into row_owners(generation, subject, key) values ($1, $2, $3) on conflict do nothing", owned),
-        ("delete from row_index where generation = $1 and number = $2 and entry = $3 and key = $4", left),
-        (
-            "insert into row_index(generation, number, entry, key) values ($1, $2, $3, $4) on conflict do nothing",
-            entered,
-        ),
-        ("delete from row_timers where generation = $1 and key = $2", unset),
-        (
-            "insert into row_timers(generation, key, at_ms) values ($1, $2, $3)
-             on conflict (generation, key) do update set at_ms = excluded.at_ms",
-            set,
-        ),
-    ];
-    all.into_iter().filter(|(_, sets)| !sets.is_empty()).map(|(sql, sets)| Statement::each(sql, sets)).collect()
 }
 
 fn key_of(bytes: &[u8]) -> Option<RowKey> {
@@ -502,10 +389,6 @@ fn generation(row: &[Value]) -> Option<Generation> {
         state,
         cursor: *cursor as u64,
     })
-}
-
-fn timer(row: &[Value]) -> Option<(RowKey, Millis)> {
-    Some((key_of(row.first()?.blob()?)?, Millis(row.get(1)?.int()?)))
 }
 
 fn number(rows: Rows) -> Result<u64, DbError> {
