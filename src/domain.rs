@@ -32,6 +32,8 @@ pub const ERASURE_RECORD: &[u8] = b"oubliette/v1/erasure-record";
 /// Digest of a forget preview.
 pub const PREVIEW: &[u8] = b"oubliette/v1/preview";
 
+/// Id of a due event.
+pub const DUE_EVENT: &[u8] = b"oubliette/v1/due-event";
 /// Key of a projection's row.
 pub const ROW_KEY: &[u8] = b"oubliette/v1/row-key";
 

@@ -324,6 +324,11 @@ fn row_taint(expression: &Expression, columns: &[Column], row: Option<&Row>) -> 
     Ok((owners, readable))
 }
 
+/// Whether an expression reads nothing personal of a row.
+pub fn reads_public(expression: &Expression, columns: &[Column], row: &Row) -> bool {
+    row_taint(expression, columns, Some(row)).is_ok_and(|(owners, _)| owners.is_public())
+}
+
 /// Refuses an expression that reads anything personal.
 fn public(expression: &Expression, view: &EventView, scene: Option<&Scene<'_>>, place: &str) -> Result<(), ApplyError> {
     let personal = |_| ApplyError::Personal { place: place.to_owned() };

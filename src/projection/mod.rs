@@ -4,17 +4,21 @@
 //! Must not know: HTTP. Keeps invariant 1 for everything derived: a cell is sealed to the owners of whatever it was
 //! computed from, so that forgetting needs no rewrite, and a row never holds a clear personal value.
 
+pub mod aggregate;
+mod aggregate_rows;
 pub mod apply;
 pub mod cell;
-pub mod aggregate;
 pub mod definition;
+pub mod definitions;
 pub mod duration;
+pub mod engine;
 pub mod expression;
+pub mod index;
 pub mod owners;
 pub mod row;
+mod scalar;
+mod sketch;
 pub mod store;
 pub mod verbs;
 pub mod view;
-mod scalar;
-mod sketch;
 pub mod window;

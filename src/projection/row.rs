@@ -75,6 +75,12 @@ impl Row {
         Value::Object(members.collect())
     }
 
+    /// Everyone the row is about: who owns a cell, and whose pseudonym is in the key.
+    pub fn about(&self) -> BTreeSet<SubjectRef> {
+        let named = self.parts.values().filter_map(|part| SubjectRef::parse(part.as_str()?));
+        self.people().into_iter().chain(named).collect()
+    }
+
     /// Everyone who owns a cell.
     pub fn people(&self) -> BTreeSet<SubjectRef> {
         self.columns.iter().flat_map(Content::cells).flat_map(|(_, cell)| cell.owners.people()).collect()
@@ -126,8 +132,6 @@ pub struct Encoded {
     pub doc: String,
     /// Envelopes.
     pub sealed: Option<Vec<u8>>,
-    /// Who owns a cell.
-    pub people: BTreeSet<SubjectRef>,
 }
 
 /// The stored bytes contradict the format.
@@ -329,7 +333,6 @@ impl Row {
             parts: canonical(&Value::Object(self.parts.clone())),
             doc: canonical(&Value::Object(doc)),
             sealed: any_sealed.then(|| blob.into_bytes()),
-            people: self.people(),
         };
         let size = encoded.doc.len() + encoded.parts.len() + encoded.sealed.as_ref().map_or(0, Vec::len);
         if size > MAX_ROW { Err(EncodeError::TooLarge { limit: MAX_ROW }) } else { Ok(encoded) }

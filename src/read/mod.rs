@@ -5,7 +5,7 @@
 //! 6 (*erased* comes from a fence only; a key that cannot be had is `unavailable`).
 
 pub mod access;
-mod open;
+pub mod open;
 pub mod render;
 
 use std::collections::HashMap;

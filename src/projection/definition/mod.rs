@@ -321,6 +321,29 @@ pub enum OnError {
 }
 
 impl Definition {
+    /// What the envelopes of its rows or snapshots are bound to.
+    pub fn sealing_name(&self) -> String {
+        match &self.kind {
+            Kind::Rows { .. } => format!("projection/{}", self.name),
+            Kind::Fold { .. } => format!("fold/{}", self.name),
+        }
+    }
+
+    /// Whether its columns are aggregates.
+    pub fn is_aggregate(&self) -> bool {
+        matches!(&self.kind, Kind::Rows { aggregates, .. } if !aggregates.is_empty())
+    }
+
+    /// Whether rows are removed some time after their window.
+    pub fn expires(&self) -> bool {
+        matches!(&self.kind, Kind::Rows { window: Some(window), .. } if window.keep.is_some())
+    }
+
+    /// Whether rows have timers.
+    pub fn has_timers(&self) -> bool {
+        self.expires() || matches!(&self.kind, Kind::Rows { due: Some(_), .. })
+    }
+
     /// Index of a column.
     pub fn column(&self, name: &str) -> Option<usize> {
         self.columns.iter().position(|column| column.name == name)

@@ -7,6 +7,9 @@ use crate::clock::Millis;
 use crate::db::statement::{DbError, Statement, Value};
 use crate::projection::row::RowKey;
 
+pub(super) const PARK: &str = "insert into parked_events(generation, position, code, message) values ($1, $2, $3, $4)
+   on conflict (generation, position) do nothing";
+
 impl Store {
     /// Timers that should have gone off: key and time.
     ///
@@ -34,6 +37,21 @@ impl Store {
     pub async fn gone_off(&self, id: GenerationId, key: RowKey, at: Millis) -> Result<(), DbError> {
         let sql = "delete from row_timers where generation = $1 and key = $2 and at_ms = $3";
         self.0.transact(vec![Statement::once(sql, vec![id.0.into(), key.0.as_slice().into(), at.0.into()])]).await
+    }
+
+    /// Puts an event aside.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub async fn park(
+        &self,
+        id: GenerationId,
+        position: u64,
+        code: &'static str,
+        message: String,
+    ) -> Result<(), DbError> {
+        let set = vec![id.0.into(), position.into(), code.into(), message.into()];
+        self.0.transact(vec![Statement::once(PARK, set)]).await
     }
 
     /// Events put aside, by position, after one: position, code, message.

@@ -1,0 +1,347 @@
+//! One batch: events from the log, rows from the tables, applied, sealed, landed.
+//!
+//! Owns: the order of a batch. A lease is held from before the log is read until the rows are sealed, so a forget waits
+//! for the clear values in memory here like for any answer in flight. Must not know: when batches run. A key that is
+//! neither there nor fenced stops the batch: its values are unavailable, and nothing is written as if they were erased.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::sources::{self, Slice};
+use super::work::{self, Stop, Work};
+use crate::clock::Clock;
+use crate::db::statement::DbError;
+use crate::event::{StoreId, SubjectRef};
+use crate::eventlog::{EventLog, Fences, Page, ReadError};
+use crate::keystore::lease::Leases;
+use crate::keystore::{CachedKeystore, DekId, Fetched, KeystoreError};
+use crate::projection::definition::Definition;
+use crate::projection::row::{CorruptRow, Keys, Row, RowKey, StoredRow};
+use crate::projection::store::{GenerationId, RawRow, Store};
+use crate::projection::view::EventView;
+use crate::read::{Purposes, ReadFailed, Redaction, Viewer, open};
+use crate::schema::Registry;
+use crate::secret::Entropy;
+
+/// What the engine is made of.
+#[derive(Clone)]
+pub struct Parts {
+    /// The tables.
+    pub store: Store,
+    /// The log.
+    pub log: Arc<dyn EventLog>,
+    /// The keys.
+    pub keys: Arc<CachedKeystore>,
+    /// Leases of clear values in memory.
+    pub leases: Arc<Leases>,
+    /// For roles.
+    pub registry: Arc<Registry>,
+    /// Time.
+    pub clock: Clock,
+    /// Randomness.
+    pub entropy: Arc<Entropy>,
+    /// Which store.
+    pub store_id: StoreId,
+    /// Whether the keystore has seen every erasure in the record.
+    pub level: Arc<AtomicBool>,
+}
+
+/// Most events of one batch.
+pub const MOST_EVENTS: usize = 500;
+/// Most bytes of events of one batch.
+const MOST_BYTES: usize = 4 << 20;
+
+/// What a batch did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// There was nothing to do.
+    Idle,
+    /// The cursor is here now, after so many events.
+    Advanced {
+        /// Cursor.
+        cursor: u64,
+        /// Events handled.
+        events: u64,
+    },
+    /// The cursor is here, at an event that cannot be handled.
+    Stopped {
+        /// Cursor, which is the event's position.
+        cursor: u64,
+        /// Why.
+        stop: Stop,
+    },
+}
+
+/// Why a batch did not happen. It is tried again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BatchError {
+    /// Something cannot be reached.
+    #[error("{0}")]
+    Unavailable(&'static str),
+    /// A key is neither there nor recorded as destroyed.
+    #[error("a key is unknown")]
+    KeyUnknown,
+    /// The keystore is behind the erasure record.
+    #[error("the erasure record has not been applied to the keystore")]
+    ErasureRecordBehind,
+    /// Somebody else moved the cursor.
+    #[error("another process moved the cursor")]
+    Overtaken,
+    /// Stored bytes contradict their format.
+    #[error("the stored {0} is corrupt")]
+    Corrupt(&'static str),
+}
+
+impl From<DbError> for BatchError {
+    fn from(error: DbError) -> Self {
+        match error {
+            DbError::Unavailable { reason } => Self::Unavailable(reason),
+            DbError::Unmet => Self::Overtaken,
+            DbError::Corrupt { table } => Self::Corrupt(table),
+        }
+    }
+}
+
+impl From<ReadError> for BatchError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Unavailable { reason } => Self::Unavailable(reason),
+            ReadError::Corrupt { table, .. } => Self::Corrupt(table),
+        }
+    }
+}
+
+impl From<KeystoreError> for BatchError {
+    fn from(error: KeystoreError) -> Self {
+        match error {
+            KeystoreError::Unavailable { reason } => Self::Unavailable(reason),
+            KeystoreError::Corrupt { table, .. } => Self::Corrupt(table),
+        }
+    }
+}
+
+impl From<ReadFailed> for BatchError {
+    fn from(error: ReadFailed) -> Self {
+        match error {
+            ReadFailed::Log(error) => error.into(),
+            ReadFailed::KeysUnavailable(error) => error.into(),
+            ReadFailed::KeyUnknown => Self::KeyUnknown,
+            ReadFailed::ErasureRecordBehind => Self::ErasureRecordBehind,
+            ReadFailed::AccessLog(_) => Self::Unavailable("the access log cannot be written"),
+        }
+    }
+}
+
+impl From<CorruptRow> for BatchError {
+    fn from(_: CorruptRow) -> Self {
+        Self::Corrupt("projection_rows")
+    }
+}
+
+/// Handles the next events after the cursor.
+///
+/// # Errors
+/// [`BatchError`]; then nothing changed.
+pub async fn run(
+    parts: &Parts,
+    definition: &Definition,
+    id: GenerationId,
+    cursor: u64,
+    limit: usize,
+) -> Result<Progress, BatchError> {
+    if !parts.level.load(Ordering::SeqCst) {
+        return Err(BatchError::ErasureRecordBehind);
+    }
+    // A forget that fences after this line waits for the lease, one that fenced before it is in the snapshot.
+    let lease = parts.leases.begin();
+    let slice = match sources::next(parts.log.as_ref(), &definition.from, cursor, limit, MOST_BYTES).await? {
+        None => return Ok(Progress::Idle),
+        Some(slice) => slice,
+    };
+    let done = match slice {
+        Slice::Erasure { position, subject } => {
+            super::erasure::run(parts, definition, id, cursor, position, subject).await
+        }
+        Slice::Events { page, end } => events(parts, definition, id, (cursor, end), &page).await,
+    };
+    drop(lease);
+    done
+}
+
+async fn events(
+    parts: &Parts,
+    definition: &Definition,
+    id: GenerationId,
+    span: (u64, u64),
+    page: &Page,
+) -> Result<Progress, BatchError> {
+    let (views, of_events) = views(parts, page).await?;
+    let wanted: BTreeSet<RowKey> = views.iter().flat_map(|view| work::candidates(definition, view)).collect();
+    let (rows, mut keys, _) = load(parts, definition, id, wanted.into_iter().collect()).await?;
+    keys.extend(of_events);
+    let mut work = Work::new(definition, rows, keys);
+    let mut end = span.1;
+    let mut stopped = None;
+    for view in &views {
+        if let Err(stop) = work.event(view) {
+            if work.parks(&stop) {
+                continue;
+            }
+            end = view.position.0;
+            stopped = Some(stop);
+            break;
+        }
+    }
+    let handled = views.iter().filter(|view| view.position.0 < end).count() as u64;
+    if let Some(last) = views.iter().rfind(|view| view.position.0 < end) {
+        work::expire(parts, definition, id, last.recorded, &mut work).await?;
+    }
+    let write = match work.finish(&parts.store_id, &parts.entropy, (span.0, end)) {
+        Ok(write) => write,
+        // One of several events made a row too large: find it by going one by one.
+        Err(stop) if views.len() > 1 => {
+            return Box::pin(one_by_one(parts, definition, id, span.0, stop)).await;
+        }
+        Err(stop) => {
+            let cursor = views.first().map_or(span.0, |view| view.position.0);
+            return park_or_stop(parts, definition, id, (span.0, cursor), span.1, stop).await;
+        }
+    };
+    if end > span.0 || !write.rows.is_empty() {
+        crate::crash::point("projection.before-commit");
+        parts.store.commit(id, write).await?;
+        crate::crash::point("projection.after-commit");
+    }
+    Ok(match stopped {
+        Some(stop) => Progress::Stopped { cursor: end, stop },
+        None => Progress::Advanced { cursor: end, events: handled },
+    })
+}
+
+async fn one_by_one(
+    parts: &Parts,
+    definition: &Definition,
+    id: GenerationId,
+    cursor: u64,
+    stop: Stop,
+) -> Result<Progress, BatchError> {
+    match sources::next(parts.log.as_ref(), &definition.from, cursor, 1, MOST_BYTES).await? {
+        Some(Slice::Events { page, end }) => events(parts, definition, id, (cursor, end), &page).await,
+        _ => Ok(Progress::Stopped { cursor, stop }),
+    }
+}
+
+/// An event whose row cannot be stored.
+async fn park_or_stop(
+    parts: &Parts,
+    definition: &Definition,
+    id: GenerationId,
+    (cursor, position): (u64, u64),
+    end: u64,
+    stop: Stop,
+) -> Result<Progress, BatchError> {
+    let mut work = Work::new(definition, HashMap::new(), Keys::new());
+    if !work.parks(&stop) {
+        return Ok(Progress::Stopped { cursor: position, stop });
+    }
+    if let Ok(write) = work.finish(&parts.store_id, &parts.entropy, (cursor, end)) {
+        parts.store.commit(id, write).await?;
+    }
+    Ok(Progress::Advanced { cursor: end, events: 1 })
+}
+
+/// Everyone may be opened here: what is derived is sealed again to the same owners.
+pub fn everything() -> Viewer {
+    Viewer {
+        principal: "$projection".to_owned(),
+        purposes: Purposes::All,
+        redaction: Redaction::Typed,
+        partial: false,
+        reason: String::new(),
+        route: "$projection",
+        request: String::new(),
+    }
+}
+
+/// The events of a page, opened, and the keys that opened them: derived cells are sealed under them.
+///
+/// # Errors
+/// [`BatchError::KeyUnknown`] when a value does not open and no fence says why.
+pub async fn views(parts: &Parts, page: &Page) -> Result<(Vec<EventView>, Keys), BatchError> {
+    let viewer = everything();
+    let metas = open::metas(page)?;
+    let plan = open::plan(page, &metas, &viewer);
+    let wanted: Vec<DekId> = plan.wanted.iter().cloned().collect();
+    let fetched = parts.keys.fetch(wanted.clone()).await?;
+    let fetched: HashMap<DekId, Fetched> = wanted.into_iter().zip(fetched).collect();
+    let opened = open::open(parts.store_id, page, metas, plan, Some(&fetched));
+    if opened.missing {
+        return Err(BatchError::KeyUnknown);
+    }
+    let views = opened.events.iter().map(|event| EventView::new(event, &parts.registry));
+    let views = views.collect::<Result<_, _>>().map_err(|_| BatchError::Corrupt("events"))?;
+    let keys = fetched.into_iter().filter_map(|(id, answer)| match answer {
+        Fetched::Key(key) => Some((id, key)),
+        Fetched::Destroyed { .. } | Fetched::Unknown => None,
+    });
+    Ok((views, keys.collect()))
+}
+
+async fn alive(parts: &Parts, wanted: Vec<DekId>) -> Result<Keys, BatchError> {
+    let fetched = parts.keys.fetch(wanted.clone()).await?;
+    let keys = wanted.into_iter().zip(fetched).filter_map(|(id, answer)| match answer {
+        Fetched::Key(key) => Some((id, key)),
+        Fetched::Destroyed { .. } | Fetched::Unknown => None,
+    });
+    Ok(keys.collect())
+}
+
+/// Rows by key, opened, with the keys that opened them.
+///
+/// # Errors
+/// [`BatchError::KeyUnknown`] when a cell does not open and no fence says why.
+pub async fn load(
+    parts: &Parts,
+    definition: &Definition,
+    id: GenerationId,
+    wanted: Vec<RowKey>,
+) -> Result<(HashMap<RowKey, Row>, Keys, Fences), BatchError> {
+    let raw: Vec<RawRow> = parts.store.rows(id, &wanted).await?.into_iter().flatten().collect();
+    open_rows(parts, definition, &raw).await
+}
+
+/// Opens rows as they come from the tables.
+///
+/// # Errors
+/// As [`load`].
+pub async fn open_rows(
+    parts: &Parts,
+    definition: &Definition,
+    raw: &[RawRow],
+) -> Result<(HashMap<RowKey, Row>, Keys, Fences), BatchError> {
+    let all = |_: &str| true;
+    let stored = raw
+        .iter()
+        .map(|row| {
+            let sealed = row.sealed.as_deref();
+            StoredRow::parse(&definition.columns, &row.key.0, &row.parts, &row.doc, sealed, row.position)
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let people: BTreeSet<SubjectRef> = stored.iter().flat_map(|row| row.row.people()).collect();
+    let fences =
+        if people.is_empty() { Fences::default() } else { parts.log.fences(people.into_iter().collect()).await? };
+    let wanted: BTreeSet<DekId> = stored.iter().flat_map(|row| row.wanted(&fences, &all).collect::<Vec<_>>()).collect();
+    let keys = alive(parts, wanted.into_iter().collect()).await?;
+    let name = definition.sealing_name();
+    let mut rows = HashMap::new();
+    for row in stored {
+        let key = row.key;
+        let (row, missing) = row.open((&parts.store_id, &name), &definition.columns, &keys, &fences, &all);
+        if missing {
+            return Err(BatchError::KeyUnknown);
+        }
+        rows.insert(key, row);
+    }
+    Ok((rows, keys, fences))
+}

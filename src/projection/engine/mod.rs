@@ -1,0 +1,418 @@
+//! The engine: definitions run over the log.
+//!
+//! Owns: which generations run, shadows and swaps, who waits for what. Must not know: HTTP, how a row is shown. Each
+//! definition has a live generation that answers; a changed definition, or a rebuild, is computed into a shadow from
+//! position 0 and takes over in one step when it has caught up.
+
+pub mod batch;
+pub mod due;
+mod erasure;
+pub mod rebuild;
+pub mod runner;
+mod sources;
+pub mod work;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinHandle;
+
+use super::definition::{Definition, Kind};
+use super::definitions::{Defined, Definitions};
+use super::store::{Generation, GenerationState};
+use crate::append::Appender;
+use crate::clock::Millis;
+use crate::db::statement::DbError;
+use batch::Parts;
+use due::Emitter;
+use rebuild::Diff;
+use runner::{Cause, Orders, Runner, State, Status};
+
+/// All projections of this process.
+pub struct Projections {
+    parts: Parts,
+    emitter: Emitter,
+    definitions: Arc<Definitions>,
+    running: Mutex<BTreeMap<String, Entry>>,
+    /// Counts changes of what runs, for whoever waits.
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct Entry {
+    live: Option<Handle>,
+    shadow: Option<Handle>,
+    last_diff: Option<Diff>,
+}
+
+struct Handle {
+    definition: Arc<Definition>,
+    generation: Generation,
+    status: watch::Receiver<Status>,
+    orders: watch::Sender<Orders>,
+    task: JoinHandle<()>,
+}
+
+/// A generation as others see it.
+#[derive(Clone)]
+pub struct Running {
+    /// What it computes.
+    pub definition: Arc<Definition>,
+    /// Where its rows are.
+    pub generation: Generation,
+    /// Where it stands.
+    pub status: watch::Receiver<Status>,
+}
+
+/// A projection as others see it.
+#[derive(Clone)]
+pub struct Projection {
+    /// The generation that answers, unless it has not begun.
+    pub live: Option<Running>,
+    /// The one that will.
+    pub shadow: Option<Running>,
+    /// How the last shadow differed from what it replaced.
+    pub last_diff: Option<Diff>,
+}
+
+/// Why waiting for a position was in vain.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WaitError {
+    /// It will not get there by itself.
+    #[error("the projection does not move")]
+    Stalled(Cause),
+    /// It did not get there in time.
+    #[error("the projection is behind")]
+    Behind {
+        /// Where it is.
+        cursor: u64,
+    },
+    /// There is no such projection.
+    #[error("there is no such projection")]
+    Unknown,
+}
+
+impl Projections {
+    /// Projections over these parts.
+    pub fn new(parts: Parts, appender: Appender, definitions: Arc<Definitions>) -> Arc<Self> {
+        let changed = watch::Sender::new(0);
+        Arc::new(Self { parts, emitter: Emitter::new(appender), definitions, running: Mutex::default(), changed })
+    }
+
+    /// What they run on.
+    pub fn parts(&self) -> &Parts {
+        &self.parts
+    }
+
+    /// The definitions in force.
+    pub fn definitions(&self) -> &Arc<Definitions> {
+        &self.definitions
+    }
+
+    /// Runs until told to stop: starts what is defined, swaps what has caught up, removes what is not wanted any more.
+    pub async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+        let mut definitions = self.definitions.watch();
+        loop {
+            definitions.borrow_and_update();
+            if let Err(error) = self.reconcile().await {
+                tracing::warn!(error = %error, "projections cannot be started now");
+            }
+            tokio::select! {
+                _ = definitions.changed() => {}
+                _ = stop.wait_for(|stop| *stop) => break,
+                () = tokio::time::sleep(Duration::from_millis(200)) => {}
+            }
+        }
+        let entries = std::mem::take(&mut *self.running.lock().await);
+        for entry in entries.into_values() {
+            for handle in [entry.live, entry.shadow].into_iter().flatten() {
+                handle.end().await;
+            }
+        }
+    }
+
+    /// Makes what runs agree with what is defined.
+    async fn reconcile(&self) -> Result<(), DbError> {
+        let mut running = self.running.lock().await;
+        let wanted: BTreeMap<String, Defined> = self
+            .definitions
+            .all()
+            .into_iter()
+            .filter(|defined| matches!(defined.current.kind, Kind::Rows { .. }))
+            .map(|defined| (defined.current.name.to_string(), defined))
+            .collect();
+        let unwanted: Vec<String> = running.keys().filter(|name| !wanted.contains_key(*name)).cloned().collect();
+        for name in unwanted {
+            if let Some(entry) = running.remove(&name) {
+                for handle in [entry.live, entry.shadow].into_iter().flatten() {
+                    let id = handle.generation.id;
+                    handle.end().await;
+                    self.parts.store.drop_generation(id).await?;
+                }
+            }
+        }
+        let mut stored = self.parts.store.generations().await?;
+        for generation in stored.iter().filter(|g| g.state != GenerationState::Dropped && !wanted.contains_key(&g.name))
+        {
+            self.parts.store.drop_generation(generation.id).await?;
+        }
+        for (name, defined) in wanted {
+            let entry = running.entry(name.clone()).or_default();
+            self.adopt(entry, &defined, &mut stored).await?;
+            self.swap_if_ready(entry).await?;
+            for handle in [&entry.live, &entry.shadow].into_iter().flatten() {
+                handle.order(|orders| orders.paused = defined.paused);
+            }
+        }
+        // A few at a time, so that removing a large one does not hold up the others.
+        if let Some(dropped) = stored.iter().find(|g| g.state == GenerationState::Dropped) {
+            self.parts.store.remove_some(dropped.id).await?;
+        }
+        Ok(())
+    }
+
+    /// Starts what a definition needs: its live generation, or a shadow of its newest text.
+    async fn adopt(&self, entry: &mut Entry, defined: &Defined, stored: &mut [Generation]) -> Result<(), DbError> {
+        let name = defined.current.name.as_str();
+        if entry.live.is_none() {
+            let known = stored.iter().find(|g| g.name == name && g.state == GenerationState::Live).cloned();
+            let known = known.and_then(|generation| {
+                let definition = defined.version(&generation.digest).cloned();
+                definition.map(|definition| (definition, generation))
+            });
+            let (definition, generation) = match known {
+                Some(known) => known,
+                None => {
+                    for stale in stored.iter().filter(|g| g.name == name && g.state != GenerationState::Dropped) {
+                        self.parts.store.drop_generation(stale.id).await?;
+                    }
+                    let generation = self.begin(defined, GenerationState::Live).await?;
+                    (Arc::clone(&defined.current), generation)
+                }
+            };
+            entry.live = Some(self.start(definition, generation, defined.paused));
+            self.changed.send_modify(|count| *count += 1);
+        }
+        if entry.shadow.is_none() {
+            let known = stored.iter().find(|g| g.name == name && g.state == GenerationState::Shadow).cloned();
+            match known {
+                Some(generation) if generation.digest == defined.digest => {
+                    entry.shadow = Some(self.start(Arc::clone(&defined.current), generation, defined.paused));
+                }
+                Some(generation) => self.parts.store.drop_generation(generation.id).await?,
+                None => {}
+            }
+        }
+        let digest_of = |handle: &Option<Handle>| handle.as_ref().map(|handle| handle.generation.digest);
+        let outdated = digest_of(&entry.shadow).is_some_and(|digest| digest != defined.digest);
+        if outdated && let Some(shadow) = entry.shadow.take() {
+            let id = shadow.generation.id;
+            shadow.end().await;
+            self.parts.store.drop_generation(id).await?;
+        }
+        if entry.shadow.is_none() && digest_of(&entry.live) != Some(defined.digest) {
+            let generation = self.begin(defined, GenerationState::Shadow).await?;
+            entry.shadow = Some(self.start(Arc::clone(&defined.current), generation, defined.paused));
+            self.changed.send_modify(|count| *count += 1);
+        }
+        Ok(())
+    }
+
+    async fn begin(&self, defined: &Defined, state: GenerationState) -> Result<Generation, DbError> {
+        let name = defined.current.name.as_str();
+        self.parts.store.begin(name, defined.current.version, defined.digest, state, self.parts.clock.now()).await
+    }
+
+    fn start(&self, definition: Arc<Definition>, generation: Generation, paused: bool) -> Handle {
+        let shadow = generation.state == GenerationState::Shadow;
+        let first = Status {
+            state: if shadow { State::Rebuilding } else { State::CatchingUp },
+            cursor: generation.cursor,
+            head: *self.parts.log.watch().borrow(),
+            handled: 0,
+            rate: 0.0,
+            last_tick: self.parts.clock.now(),
+            behind_since: None,
+            cause: None,
+        };
+        let (status, seen) = watch::channel(first);
+        let (orders, told) = watch::channel(Orders { paused, ..Orders::default() });
+        let runner = Runner {
+            parts: self.parts.clone(),
+            definition: Arc::clone(&definition),
+            generation: generation.id,
+            shadow,
+            emitter: self.emitter.clone(),
+            status,
+            orders: told,
+        };
+        Handle { definition, generation, status: seen, orders, task: tokio::spawn(runner.run()) }
+    }
+
+    /// Lets a shadow take over once it has come as far as the live generation.
+    async fn swap_if_ready(&self, entry: &mut Entry) -> Result<(), DbError> {
+        let (Some(live), Some(shadow)) = (&entry.live, &entry.shadow) else { return Ok(()) };
+        let (old, new) = (live.status.borrow().clone(), shadow.status.borrow().clone());
+        // A live generation that cannot move must not keep its successor waiting.
+        let far_enough = new.cursor >= old.cursor || old.state == State::Stalled && new.cursor >= new.head;
+        if !far_enough || new.cause.is_some() || new.state == State::Paused {
+            return Ok(());
+        }
+        let diff = rebuild::diff(
+            &self.parts,
+            (&live.definition, live.generation.id),
+            (&shadow.definition, shadow.generation.id),
+        )
+        .await;
+        let (Some(live), Some(shadow)) = (entry.live.take(), entry.shadow.take()) else { return Ok(()) };
+        let (from, mut generation, definition) =
+            (live.generation.id, shadow.generation.clone(), Arc::clone(&shadow.definition));
+        let paused = shadow.orders.borrow().paused;
+        shadow.end().await;
+        live.end().await;
+        crate::crash::point("projection.before-swap");
+        self.parts.store.swap(Some(from), generation.id).await?;
+        crate::crash::point("projection.after-swap");
+        generation.state = GenerationState::Live;
+        let stored = self.parts.store.generations().await?;
+        generation.cursor = stored.iter().find(|g| g.id == generation.id).map_or(generation.cursor, |g| g.cursor);
+        entry.live = Some(self.start(definition, generation, paused));
+        entry.last_diff = diff.ok();
+        self.changed.send_modify(|count| *count += 1);
+        Ok(())
+    }
+
+    /// Computes a projection anew beside the one that answers. `None` when there is no such projection; `Some(false)` when
+    /// one is being computed already.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub async fn rebuild(&self, name: &str) -> Result<Option<bool>, DbError> {
+        let Some(defined) = self.definitions.get(name) else { return Ok(None) };
+        let mut running = self.running.lock().await;
+        let Some(entry) = running.get_mut(name) else { return Ok(None) };
+        if entry.shadow.is_some() {
+            return Ok(Some(false));
+        }
+        let generation = self.begin(&defined, GenerationState::Shadow).await?;
+        entry.shadow = Some(self.start(Arc::clone(&defined.current), generation, defined.paused));
+        self.changed.send_modify(|count| *count += 1);
+        Ok(Some(true))
+    }
+
+    /// Tells a projection that stopped to try again.
+    pub async fn try_again(&self, name: &str) -> bool {
+        let running = self.running.lock().await;
+        let Some(entry) = running.get(name) else { return false };
+        for handle in [&entry.live, &entry.shadow].into_iter().flatten() {
+            handle.orders.send_modify(|orders| orders.again += 1);
+        }
+        true
+    }
+
+    /// One projection.
+    pub async fn get(&self, name: &str) -> Option<Projection> {
+        let running = self.running.lock().await;
+        let entry = running.get(name)?;
+        let seen = |handle: &Option<Handle>| handle.as_ref().map(Handle::running);
+        Some(Projection { live: seen(&entry.live), shadow: seen(&entry.shadow), last_diff: entry.last_diff.clone() })
+    }
+
+    /// All projections, by name.
+    pub async fn all(&self) -> Vec<(String, Projection)> {
+        let running = self.running.lock().await;
+        let seen = |handle: &Option<Handle>| handle.as_ref().map(Handle::running);
+        let view = |entry: &Entry| Projection {
+            live: seen(&entry.live),
+            shadow: seen(&entry.shadow),
+            last_diff: entry.last_diff.clone(),
+        };
+        running.iter().map(|(name, entry)| (name.clone(), view(entry))).collect()
+    }
+
+    /// Waits until the live generation has handled the event at `position`, and says which generation that is.
+    ///
+    /// # Errors
+    /// [`WaitError`], at once when the projection does not move.
+    pub async fn wait(&self, name: &str, position: Option<u64>, most: Duration) -> Result<Running, WaitError> {
+        let deadline = tokio::time::Instant::now() + most;
+        let mut changed = self.changed.subscribe();
+        loop {
+            changed.borrow_and_update();
+            let live = self.get(name).await.and_then(|projection| projection.live);
+            if live.is_none() && self.definitions.get(name).is_none() {
+                return Err(WaitError::Unknown);
+            }
+            let cursor = live.as_ref().map_or(0, |live| live.status.borrow().cursor);
+            if let Some(running) = live {
+                let mut status = running.status.clone();
+                let Some(position) = position else { return Ok(running) };
+                tokio::select! {
+                    found = reached(&mut status, position) => match found {
+                        Some(Ok(())) => return Ok(running),
+                        Some(Err(cause)) => return Err(WaitError::Stalled(cause)),
+                        // The generation ended: another one takes over.
+                        None => {}
+                    },
+                    () = tokio::time::sleep_until(deadline) => return Err(WaitError::Behind { cursor }),
+                }
+            }
+            tokio::select! {
+                _ = changed.changed() => {}
+                () = tokio::time::sleep(Duration::from_millis(20)) => {}
+                () = tokio::time::sleep_until(deadline) => return Err(WaitError::Behind { cursor }),
+            }
+        }
+    }
+
+    /// Newest time any generation looked at the log.
+    pub async fn last_tick(&self) -> Option<Millis> {
+        let all = self.all().await;
+        all.iter().filter_map(|(_, projection)| Some(projection.live.as_ref()?.status.borrow().last_tick)).max()
+    }
+}
+
+/// Waits until a position was handled; `None` when the generation ended.
+async fn reached(status: &mut watch::Receiver<Status>, position: u64) -> Option<Result<(), Cause>> {
+    loop {
+        {
+            let now = status.borrow_and_update();
+            if now.cursor > position {
+                return Some(Ok(()));
+            }
+            if let Some(cause) = &now.cause {
+                return Some(Err(cause.clone()));
+            }
+            if now.state == State::Paused {
+                let message = "the projection is paused".to_owned();
+                return Some(Err(Cause { position: None, code: "paused", message }));
+            }
+        }
+        status.changed().await.ok()?;
+    }
+}
+
+impl Handle {
+    fn running(&self) -> Running {
+        Running {
+            definition: Arc::clone(&self.definition),
+            generation: self.generation.clone(),
+            status: self.status.clone(),
+        }
+    }
+
+    fn order(&self, change: impl Fn(&mut Orders)) {
+        self.orders.send_if_modified(|orders| {
+            let before = *orders;
+            change(orders);
+            *orders != before
+        });
+    }
+
+    async fn end(self) {
+        self.order(|orders| orders.stop = true);
+        let _ = self.task.await;
+    }
+}

@@ -1,0 +1,79 @@
+//! What a definition sees of the log: its events, and every erasure.
+//!
+//! Owns: where a slice of the log ends. An erasure is handled at its own place between the events before and after it,
+//! so that a rebuild does the same in the same order. Must not know: rows.
+
+use crate::event::{Category, EventType, Position, SubjectRef};
+use crate::eventlog::{Direction, EventLog, Filter, Page, ReadError, ReadQuery};
+use crate::projection::definition::Source;
+use crate::subscription::ERASURE_EVENT;
+
+/// What comes next after a cursor.
+#[derive(Debug)]
+pub enum Slice {
+    /// Events before `end`; none of them an erasure.
+    Events {
+        /// The events, with fences.
+        page: Page,
+        /// Where the next slice begins.
+        end: u64,
+    },
+    /// A person's data is gone from here on.
+    Erasure {
+        /// Position of the event that says so.
+        position: u64,
+        /// Who.
+        subject: SubjectRef,
+    },
+}
+
+/// The next slice; `None` at the end of the log.
+///
+/// # Errors
+/// [`ReadError`].
+pub async fn next(
+    log: &dyn EventLog,
+    source: &Source,
+    cursor: u64,
+    limit: usize,
+    max_bytes: usize,
+) -> Result<Option<Slice>, ReadError> {
+    let head = *log.watch().borrow();
+    if cursor >= head {
+        return Ok(None);
+    }
+    let mut end = head;
+    let query = |filter: Filter, system, limit, until: u64| ReadQuery {
+        stream: None,
+        from: Some(cursor),
+        direction: Direction::Forward,
+        limit,
+        max_bytes,
+        until: Some(Position(until - 1)),
+        filter,
+        system,
+    };
+    let erasures = Filter {
+        category: Category::parse_any("$erasure").ok(),
+        types: vec![EventType::parse(ERASURE_EVENT).expect("a valid event type")],
+        subject: None,
+    };
+    let found = log.read(query(erasures, true, 1, head)).await?;
+    if let Some(erasure) = found.events.first() {
+        if erasure.position.0 == cursor {
+            let corrupt = ReadError::Corrupt { table: "events", column: "public", row: cursor };
+            let subject = subject(&erasure.public).ok_or(corrupt)?;
+            return Ok(Some(Slice::Erasure { position: cursor, subject }));
+        }
+        end = erasure.position.0;
+    }
+    let filter = Filter { category: source.category.clone(), types: source.types.clone(), subject: None };
+    let page = log.read(query(filter, false, limit, end)).await?;
+    let end = page.next.unwrap_or(end);
+    Ok(Some(Slice::Events { page, end }))
+}
+
+fn subject(public: &str) -> Option<SubjectRef> {
+    let data: serde_json::Value = serde_json::from_str(public).ok()?;
+    SubjectRef::parse(data.get("subject")?.as_str()?)
+}

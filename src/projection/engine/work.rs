@@ -1,0 +1,228 @@
+//! The rows of one batch in memory.
+//!
+//! Owns: what they were, what they are now, and the write that makes it so. Must not know: the log, tables. A value whose
+//! keys are not all alive is dropped at once: the next event must not see more than a rebuild would.
+
+use std::collections::HashMap;
+
+use crate::clock::Millis;
+use crate::event::StoreId;
+use crate::keystore::DekId;
+use crate::projection::apply::{self, ApplyError, Outcome};
+use crate::projection::cell::{Cell, Content};
+use crate::projection::definition::{Definition, Kind, OnError};
+use crate::projection::row::{EncodeError, Keys, Row, RowKey};
+use crate::projection::store::{BatchWrite, RawRow, RowWrite};
+use crate::projection::view::EventView;
+use crate::projection::{aggregate_rows, index};
+use crate::sealing::rows::RowIdentity;
+use crate::secret::Entropy;
+
+use super::batch::{BatchError, Parts};
+use crate::projection::store::GenerationId;
+
+/// Why a projection stopped at an event. Holds no values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stop {
+    /// The event.
+    pub position: u64,
+    /// Stable code.
+    pub code: &'static str,
+    /// What is wrong.
+    pub message: String,
+}
+
+impl Stop {
+    fn new(position: u64, error: &ApplyError) -> Self {
+        Self { position, code: error.code(), message: error.to_string() }
+    }
+}
+
+/// Keys of rows that an event may be about, as far as they can be told.
+pub fn candidates(definition: &Definition, view: &EventView) -> Vec<RowKey> {
+    if definition.is_aggregate() {
+        let keys = aggregate_rows::keys(definition, view).unwrap_or_default();
+        return keys.into_iter().map(|(key, _)| key).collect();
+    }
+    apply::candidates(definition, view)
+}
+
+/// The rows of one batch.
+pub struct Work<'d> {
+    definition: &'d Definition,
+    before: HashMap<RowKey, Row>,
+    after: HashMap<RowKey, Option<Row>>,
+    keys: Keys,
+    parked: Vec<Stop>,
+    last: u64,
+}
+
+impl<'d> Work<'d> {
+    /// Work on these rows, with every key that is alive.
+    pub fn new(definition: &'d Definition, before: HashMap<RowKey, Row>, keys: Keys) -> Self {
+        Self { definition, before, after: HashMap::new(), keys, parked: Vec::new(), last: 0 }
+    }
+
+    /// Handles one event.
+    ///
+    /// # Errors
+    /// [`Stop`]; the event changed nothing.
+    pub fn event(&mut self, view: &EventView) -> Result<(), Stop> {
+        self.last = view.position.0;
+        let row_of = |key: &RowKey| match self.after.get(key) {
+            Some(row) => row.as_ref(),
+            None => self.before.get(key),
+        };
+        let handled = if self.definition.is_aggregate() {
+            aggregate_rows::handle(self.definition, view, row_of)
+        } else {
+            apply::handle(self.definition, view, row_of)
+        };
+        for change in handled.map_err(|error| Stop::new(view.position.0, &error))? {
+            match change.outcome {
+                Outcome::Unchanged => {}
+                Outcome::Deleted => drop(self.after.insert(change.key, None)),
+                Outcome::Changed(mut row) => {
+                    self.settle(&mut row);
+                    self.after.insert(change.key, Some(row));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts an event aside if the definition says so.
+    pub fn parks(&mut self, stop: &Stop) -> bool {
+        let parks = self.definition.on_error == OnError::Park;
+        if parks {
+            self.parked.push(stop.clone());
+        }
+        parks
+    }
+
+    /// Removes a row.
+    pub fn remove(&mut self, key: RowKey, row: Row) {
+        self.before.entry(key).or_insert(row);
+        self.after.insert(key, None);
+    }
+
+    /// Writes a row anew although no event changed it: dead envelopes go.
+    pub fn rewrite(&mut self, key: RowKey, mut row: Row, position: u64) {
+        self.before.insert(key, row.clone());
+        row.position = position;
+        self.settle(&mut row);
+        self.after.insert(key, Some(row));
+    }
+
+    /// Whether the batch already has this row.
+    pub fn holds(&self, key: &RowKey) -> bool {
+        self.before.contains_key(key) || self.after.contains_key(key)
+    }
+
+    fn settle(&self, row: &mut Row) {
+        for content in &mut row.columns {
+            for (_, cell) in content.cells_mut() {
+                if cell.value.is_some() && !cell.owners.is_public() && !self.alive(cell) {
+                    cell.value = None;
+                }
+            }
+        }
+    }
+
+    fn alive(&self, cell: &Cell) -> bool {
+        cell.owners.alternatives().any(|way| {
+            way.people.iter().all(|(subject, generation)| {
+                let id = DekId { subject: *subject, purpose: way.purpose.clone(), generation: *generation };
+                self.keys.contains_key(&id)
+            })
+        })
+    }
+
+    /// The write that lands it all.
+    ///
+    /// # Errors
+    /// [`Stop`] when a row cannot be stored.
+    pub fn finish(self, store: &StoreId, entropy: &Entropy, cursor: (u64, u64)) -> Result<BatchWrite, Stop> {
+        let name = self.definition.sealing_name();
+        let columns = &self.definition.columns;
+        let mut rows = Vec::with_capacity(self.after.len());
+        for (key, after) in self.after {
+            let before = self.before.get(&key);
+            let mut write = RowWrite::default();
+            if let Some(before) = before {
+                write.owners.1 = before.about().into_iter().collect();
+                write.entries.1 = index::entries(self.definition, before);
+            }
+            if let Some(row) = after {
+                let identity = RowIdentity { store, definition: &name, key: &key.0 };
+                let encoded =
+                    row.encode(&identity, columns, &self.keys, entropy).map_err(|error| refused(self.last, error))?;
+                write.owners.0 = row.about().into_iter().collect();
+                write.entries.0 = index::entries(self.definition, &row);
+                write.timer = timer(self.definition, &row);
+                write.row = Some(RawRow {
+                    key,
+                    parts: encoded.parts,
+                    doc: encoded.doc,
+                    sealed: encoded.sealed,
+                    position: row.position,
+                });
+            } else if before.is_none() {
+                continue;
+            }
+            rows.push((key, write));
+        }
+        rows.sort_by_key(|(key, _)| *key);
+        let parked = self.parked.into_iter().map(|stop| (stop.position, stop.code, stop.message)).collect();
+        Ok(BatchWrite { rows, parked, cursor, timers: self.definition.has_timers() })
+    }
+}
+
+fn refused(position: u64, error: EncodeError) -> Stop {
+    let code = match error {
+        EncodeError::TooLarge { .. } => "too-large",
+        EncodeError::Entropy(_) => "no-randomness",
+        EncodeError::MissingKey => "missing-key",
+    };
+    Stop { position, code, message: error.to_string() }
+}
+
+/// When the row's timer goes off: when it is due, or when its window is no longer kept.
+fn timer(definition: &Definition, row: &Row) -> Option<Millis> {
+    match &definition.kind {
+        Kind::Rows { window: Some(window), .. } => aggregate_rows::kept_until(window, row),
+        Kind::Rows { due: Some(due), .. } => match row.columns.get(due.at)? {
+            Content::Single(cell) if cell.owners.is_public() => Millis::parse_rfc3339(cell.value.as_ref()?.as_str()?),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Removes windows that ended too long before the newest event handled.
+///
+/// # Errors
+/// [`BatchError`].
+pub async fn expire(
+    parts: &Parts,
+    definition: &Definition,
+    id: GenerationId,
+    now: Millis,
+    work: &mut Work<'_>,
+) -> Result<(), BatchError> {
+    if !definition.expires() {
+        return Ok(());
+    }
+    let over: Vec<RowKey> = parts.store.due(id, now, 1000).await?.into_iter().map(|(key, _)| key).collect();
+    let over: Vec<RowKey> = over.into_iter().filter(|key| !work.holds(key)).collect();
+    let (rows, _, _) = super::batch::load(parts, definition, id, over).await?;
+    rows.into_iter().for_each(|(key, row)| work.remove(key, row));
+    let expired: Vec<(RowKey, Row)> = work
+        .after
+        .iter()
+        .filter_map(|(key, row)| Some((*key, row.clone()?)))
+        .filter(|(_, row)| timer(definition, row).is_some_and(|until| until.0 <= now.0))
+        .collect();
+    expired.into_iter().for_each(|(key, row)| work.remove(key, row));
+    Ok(())
+}
