@@ -1,9 +1,53 @@
 //! Expressions: CEL over events and rows, with limits.
 //!
 //! Owns: compiling, what an expression may read, evaluating, our own functions. Must not know: owners, rows, storage. An
-//! error says where and of which kind, never a value: the operands may be personal.
+//! error says where and of which kind, never a value: the operands may be personal. What [`Expression::reads`] says is
+//! complete, because evaluation is given nothing else.
+//!
+//! The language is [CEL](https://cel.dev) with optionals, its string, list and math extensions, and these functions:
+//!
+//! | function | result |
+//! |---|---|
+//! | `lower(s)` `upper(s)` `trim(s)` | the text changed; `null` of `null` |
+//! | `date(x)` | the day, `2026-11-21`, in UTC, of a timestamp, an RFC 3339 text or a date; `null` of `null` |
+//! | `latest(a, b)` `earliest(a, b)` | of two such instants, as given; the other one of `null` |
+//! | `local(day, '07:00', zone)` | the instant, RFC 3339 in UTC, of a time of day in an IANA zone; a time that clocks skip is the first instant after the gap, one that they show twice is the first of the two; `null` when one of them is |
+//! | `coalesce(a, b, …)` | the first of two to four that is neither `null` nor an empty optional |
+//! | `markdown(s)` | HTML of CommonMark with tables and strikethrough, sanitised; `null` of `null` |
+//!
+//! `matches` wants its pattern as a literal. Iterating over a map goes through its keys in their order, always the same.
+//!
+//! Limits: 2,000 bytes of source, [`MOST_DEPTH`] levels and [`MOST_NODES`] nodes of syntax, iterations two deep, 10,000
+//! elements and 256 KiB of text read, 64 KiB of result, and an amount of work and memory that [`meter`] counts, so that
+//! no expression takes much longer than a second or makes much more than 64 MiB of values.
 
+mod compile;
+mod convert;
+mod errors;
+mod functions;
+mod guard;
+mod instants;
+mod markdown;
+mod meter;
+mod names;
+mod reads;
+mod resolve;
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use cel::{Context, IdedExpr};
+use regex::Regex;
 use serde_json::Value;
+
+use convert::Needs;
+use reads::Path;
+pub use resolve::{MOST_DEPTH, MOST_NODES};
 
 /// What an expression can read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,6 +89,23 @@ pub struct Reference {
 /// A compiled expression.
 pub struct Expression {
     source: String,
+    reads: Vec<Reference>,
+    path: Option<(Reference, Path)>,
+    literal: Option<Value>,
+    equalities: Vec<(String, Value)>,
+    program: Program,
+}
+
+/// What is run, when the expression is neither a path nor a literal.
+struct Program {
+    /// Names resolved, costs metered.
+    syntax: IdedExpr,
+    /// Patterns of `matches`, by the index that stands in their place.
+    patterns: Arc<[Regex]>,
+    /// Which members of which roots it is given.
+    needs: Vec<Needs>,
+    /// Whether a member's name may come from a value, so that an error must not repeat it.
+    dynamic: bool,
 }
 
 /// What an expression is evaluated over. Roots that its scope does not have are not looked at.
@@ -98,7 +159,7 @@ pub enum EvalError {
     /// Input or result is larger than the limit.
     #[error("the {what} is larger than the limit")]
     TooLarge {
-        /// `input` or `result`.
+        /// `input`, `result`, or `work`: it takes too long or makes too many values on the way.
         what: &'static str,
     },
     /// Anything else.
@@ -112,8 +173,7 @@ impl Expression {
     /// # Errors
     /// [`CompileError`].
     pub fn compile(source: &str, scope: Scope) -> Result<Self, CompileError> {
-        let _ = scope;
-        Ok(Self { source: source.to_owned() })
+        compile::compile(source, scope)
     }
 
     /// The text.
@@ -123,31 +183,72 @@ impl Expression {
 
     /// Everything it may read, whichever branch is taken; sorted, distinct.
     pub fn reads(&self) -> &[Reference] {
-        unimplemented!()
+        &self.reads
     }
 
     /// The path, if the expression is nothing but one.
     pub fn path(&self) -> Option<&Reference> {
-        unimplemented!()
+        self.path.as_ref().map(|(reference, _)| reference)
     }
 
     /// The value, if the expression is a literal.
     pub fn literal(&self) -> Option<&Value> {
-        unimplemented!()
+        self.literal.as_ref()
     }
 
-    /// Conditions of the form `column == literal` that must all hold for the whole to hold (bare scope).
+    /// Conditions of the form `column == literal` that must all hold for the whole to hold (bare scope). Numbers are
+    /// equal across their types: `1` is also `1.0`.
     pub fn equalities(&self) -> Vec<(String, Value)> {
-        unimplemented!()
+        self.equalities.clone()
     }
 
-    /// Evaluates. `None` when the expression is nothing but a path that is not there.
+    /// Evaluates. `None` when the expression is nothing but a path that is not there, be it that a member is missing or
+    /// that something on the way has no members (an erased object may be a text).
+    ///
+    /// Timestamps become RFC 3339 in UTC, with milliseconds if there are any; durations ISO 8601 in seconds
+    /// (`PT3600S`); types their names; an empty optional `null`.
     ///
     /// # Errors
     /// [`EvalError`].
     pub fn evaluate(&self, inputs: &Inputs<'_>) -> Result<Option<Value>, EvalError> {
-        let _ = inputs;
-        unimplemented!()
+        if let Some(value) = &self.literal {
+            return Ok(Some(value.clone()));
+        }
+        match &self.path {
+            Some((reference, path)) => convert::look_up(inputs.root(reference.root), path),
+            None => self.program.run(inputs).map(Some),
+        }
+    }
+}
+
+impl Program {
+    /// Runs the program. A panic of the interpreter (none is known) is an error of this one expression.
+    fn run(&self, inputs: &Inputs<'_>) -> Result<Value, EvalError> {
+        catch_unwind(AssertUnwindSafe(|| self.interpret(inputs))).unwrap_or(Err(EvalError::Other))
+    }
+
+    fn interpret(&self, inputs: &Inputs<'_>) -> Result<Value, EvalError> {
+        let mut context = Context::with_env(functions::environment());
+        meter::install(&mut context, &self.patterns);
+        let mut limit = convert::Limit::default();
+        for needs in &self.needs {
+            let value = convert::root(inputs.root(needs.root), needs, &mut limit)?;
+            context.add_variable_as_val(names::variable(needs.root), value);
+        }
+        let result = cel::Value::resolve_val(&self.syntax, &context);
+        convert::result(result.map_err(|error| errors::of(&error, self.dynamic))?.as_ref())
+    }
+}
+
+impl<'a> Inputs<'a> {
+    fn root(&self, root: Root) -> &'a Value {
+        match root {
+            Root::Data => self.data,
+            Root::Event => self.event,
+            Root::Subject => self.subject,
+            Root::Row => self.row,
+            Root::Key => self.key,
+        }
     }
 }
 
