@@ -148,7 +148,9 @@ pub(super) fn natural_keys(walked: &Walked<'_>, roles: &[Role], violations: &mut
         let By::NaturalKey { resolve, also } = &role.found else { continue };
         for (member, places) in [("resolve", resolve), ("also", also)] {
             for (index, place) in places.iter().enumerate() {
-                let describes = |node: &Node<'_>| node.pattern.describes_pointer(place);
+                // `additionalProperties: false` speaks about every place that is not there.
+                let describes =
+                    |node: &Node<'_>| node.pattern.describes_pointer(place) && *node.schema != Value::Bool(false);
                 if !walked.nodes.iter().any(describes) {
                     let at = format!("#/{ROLES}/{}/{member}/{index}", escape(&role.name));
                     violations.push(
