@@ -94,7 +94,11 @@ impl Role {
             match present(place, data) {
                 Some(value) => parts.push(value),
                 None => {
-                    wrong.push((place.clone(), "data-subject-missing", "a part of the person's natural key is missing"))
+                    wrong.push((
+                        place.clone(),
+                        "data-subject-missing",
+                        "a part of the person's natural key is missing",
+                    ));
                 }
             }
         }
