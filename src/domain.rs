@@ -21,6 +21,8 @@ pub const LEAF: &[u8] = b"oubliette/v1/leaf";
 pub const SUBJECT_MAP: &[u8] = b"oubliette/v1/subject-map";
 /// Additional authenticated data of a sealed external id.
 pub const EXTERNAL_ID: &[u8] = b"oubliette/v1/external-id";
+/// Tag of a natural key in the keystore.
+pub const NATURAL_KEY: &[u8] = b"oubliette/v1/natural-key";
 /// Event id derived from a `CloudEvents` source and id that is not a UUID.
 pub const EVENT_ID: &[u8] = b"oubliette/v1/event-id";
 /// Authentication of paging cursors.

@@ -66,6 +66,9 @@ pub enum AppendError {
     /// Personal data of forgotten people: stream index, event index, pointer of the person's id.
     #[error("the event holds personal data of a forgotten data subject")]
     DataSubjectErased(Vec<(usize, usize, String)>),
+    /// Further natural keys that are another person's already: stream index, event index, pointer of the key.
+    #[error("the event gives a person the natural key of another")]
+    NaturalKeyTaken(Vec<(usize, usize, String)>),
     /// A `ds_…` that was never issued: stream index, event index, pointer.
     #[error("the event names an unknown pseudonym")]
     UnknownSubject(Vec<(usize, usize, String)>),
@@ -250,7 +253,8 @@ impl Appender {
         let mut people = Vec::with_capacity(answers.len());
         for (index, answer) in answers.into_iter().enumerate() {
             let site = &prepared.subjects[index];
-            let pointer = site.path.as_ref().map_or_else(|| "/personal_data".to_owned(), |path| format!("/data{path}"));
+            let path = site.path.as_ref().or(site.natural.as_ref().map(|natural| &natural.at));
+            let pointer = path.map_or_else(|| "/personal_data".to_owned(), |path| format!("/data{path}"));
             let owns = prepared.fields.iter().any(|field| field.owners.contains(&index));
             match answer {
                 Granted::Keys { subject, keys } => people.push(Person { subject, keys }),
@@ -260,6 +264,11 @@ impl Appender {
                     people.push(Person { subject: self.sealer.nobody()?, keys: Vec::new() });
                 }
                 Granted::Erased { .. } => refusals.erased.push((place.0, place.1, pointer)),
+                Granted::Taken => {
+                    let also = site.natural.as_ref().and_then(|natural| natural.also.as_ref());
+                    let pointer = also.map_or(pointer, |(_, path)| format!("/data{path}"));
+                    refusals.taken.push((place.0, place.1, pointer));
+                }
                 Granted::Unknown => refusals.unknown.push((place.0, place.1, pointer)),
             }
         }
@@ -276,6 +285,7 @@ struct PreparedDraft {
 #[derive(Default)]
 struct Refusals {
     erased: Vec<(usize, usize, String)>,
+    taken: Vec<(usize, usize, String)>,
     unknown: Vec<(usize, usize, String)>,
 }
 
@@ -286,6 +296,9 @@ impl Refusals {
         }
         if !self.erased.is_empty() {
             return Err(AppendError::DataSubjectErased(self.erased));
+        }
+        if !self.taken.is_empty() {
+            return Err(AppendError::NaturalKeyTaken(self.taken));
         }
         Ok(())
     }

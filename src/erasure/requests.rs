@@ -18,7 +18,7 @@ use crate::event::{
 };
 use crate::eventlog::{Condition, Direction, Effect, EventLog, Filter, ReadError, ReadQuery, Refused};
 use crate::keystore::lease::Leases;
-use crate::keystore::{CachedKeystore, DekId, Fetched, KeystoreError, Resolved};
+use crate::keystore::{CachedKeystore, DekId, Fetched, Granted, KeystoreError, Resolved, Want};
 use crate::secret::{Entropy, EntropyError};
 use crate::subscription::ERASURE_EVENT;
 
@@ -286,6 +286,10 @@ impl Requests {
     ) -> Result<Option<SubjectRef>, ForgetError> {
         let known = match subject {
             SubjectKey::Ref(subject) => *subject,
+            SubjectKey::Natural(key) => match self.keys.resolve_natural(vec![key.clone()]).await?.first() {
+                Some(Resolved::Known(subject)) => *subject,
+                _ => return Err(ForgetError::NoSuchSubject),
+            },
             SubjectKey::External(id) => match self.keys.keystore().resolve(vec![id.clone()]).await?.first() {
                 Some(Resolved::Known(subject)) => *subject,
                 Some(Resolved::Erased) => return Ok(None),
@@ -330,13 +334,20 @@ impl Requests {
                 Some(Resolved::Erased) => Err(ForgetError::AlreadyErased),
                 Some(Resolved::Unknown) | None => Err(ForgetError::NoSuchSubject),
             },
+            SubjectKey::Natural(key) => match self.keys.resolve_natural(vec![key]).await?.first() {
+                Some(Resolved::Known(subject)) => Ok(*subject),
+                _ => Err(ForgetError::NoSuchSubject),
+            },
             SubjectKey::Ref(subject) => {
                 let fences = self.log.fences(vec![subject]).await?;
                 if fences.0.get(&subject).is_some_and(|list| list.iter().any(|fence| fence.purpose.is_none())) {
                     return Err(ForgetError::AlreadyErased);
                 }
                 let named = !self.log.footprint(subject, None, 1).await?.is_empty();
-                let known = named || self.keys.external_ids(vec![subject]).await?.first().is_some_and(Option::is_some);
+                // Somebody whom no event names yet may be known all the same; a want by pseudonym makes nothing.
+                let unnamed = Want { subject: SubjectKey::Ref(subject), also: None, purposes: Vec::new() };
+                let known =
+                    named || matches!(self.keys.ensure(vec![unnamed]).await?.first(), Some(Granted::Keys { .. }));
                 if known { Ok(subject) } else { Err(ForgetError::NoSuchSubject) }
             }
         }

@@ -5,12 +5,14 @@
 pub mod canonical;
 pub mod json;
 pub mod name;
+pub mod natural;
 pub mod pointer;
 
 use serde_json::Value;
 use uuid::Uuid;
 
 pub use name::{Category, EventType, ExternalId, NameError, Purpose, StreamName};
+pub use natural::{NaturalKey, NaturalKeyError};
 pub use pointer::Pointer;
 
 use crate::clock::Millis;
@@ -142,17 +144,19 @@ impl std::fmt::Display for SubjectRef {
     }
 }
 
-/// Whom a caller means: by the caller's own id, or by our pseudonym.
+/// Whom a caller means: by the caller's own id, by a natural key, or by our pseudonym.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum SubjectKey {
     /// The caller's own id.
     External(ExternalId),
+    /// The values by which the caller recognises the person.
+    Natural(NaturalKey),
     /// `ds_…`.
     Ref(SubjectRef),
 }
 
 impl SubjectKey {
-    /// Parses either form: a text that begins with `ds_` must be a pseudonym.
+    /// Parses an id or a pseudonym: a text that begins with `ds_` must be a pseudonym. No text is a natural key.
     ///
     /// # Errors
     /// [`NameError`] when it is neither.

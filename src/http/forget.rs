@@ -15,7 +15,7 @@ use crate::auth::Permission;
 use crate::clock::Millis;
 use crate::erasure::requests::{ForgetError, OpenRequest};
 use crate::erasure::{Request, Status};
-use crate::event::{Purpose, SubjectKey};
+use crate::event::{NaturalKey, Purpose, SubjectKey};
 use crate::schema::lint;
 
 /// Longest time a caller can ask to wait.
@@ -186,10 +186,22 @@ pub async fn list(State(app): State<Shared>, caller: Caller, mut query: Query) -
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Lookup {
-    data_subject: String,
+    #[serde(default)]
+    data_subject: Option<String>,
+    #[serde(default)]
+    natural_key: Option<NaturalKeyGiven>,
 }
 
-/// The pseudonym of a person you know by your own id. The id travels in the body, never in a URL; the lookup is in the
+/// A natural key as the schemas declare it: the role, and the values in the order of `resolve`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NaturalKeyGiven {
+    role: String,
+    values: Vec<Value>,
+}
+
+/// The pseudonym of a person you know by your own id (`data_subject`) or by natural key (`natural_key`, with the `role` and
+/// the `values` in the order in which the schema's `resolve` names them). Both travel in the body, never in a URL; the lookup is in the
 /// access log. Unknown and forgotten people get the same answer.
 #[utoipa::path(post, path = "/v1/data-subjects/lookups", tag = "privacy", request_body = Value,
     responses((status = 200, description = "The pseudonym", body = Value),
@@ -204,9 +216,18 @@ pub async fn lookup(
     caller.require(Permission::FindBySubject)?;
     let viewer = caller.viewer(&headers, &mut query, "/v1/data-subjects/lookups")?;
     query.finish()?;
-    let Lookup { data_subject } = body.into()?;
-    let SubjectKey::External(id) = subject(&data_subject)? else { return Err(Problem::not_found()) };
-    let found = app.reader.lookup(id, &viewer).await?.ok_or_else(Problem::not_found)?;
+    let key = match body.into()? {
+        Lookup { data_subject: Some(id), natural_key: None } => subject(&id)?,
+        Lookup { data_subject: None, natural_key: Some(NaturalKeyGiven { role, values }) } => {
+            let key = NaturalKey::new(&role, &values.iter().collect::<Vec<_>>());
+            SubjectKey::Natural(key.map_err(|error| Problem::parameter("natural_key", &error.to_string()))?)
+        }
+        _ => {
+            let title = "The body has data_subject or natural_key, one of them";
+            return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-body", title));
+        }
+    };
+    let found = app.reader.lookup(key, &viewer).await?.ok_or_else(Problem::not_found)?;
     Ok(axum::Json(json!({"data_subject": found.to_string()})))
 }
 

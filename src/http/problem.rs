@@ -198,6 +198,18 @@ pub fn append(error: AppendError, place: Place<'_>, by_header: bool) -> Problem 
                 })
             })
         }
+        AppendError::NaturalKeyTaken(people) => {
+            let title = "The events give a person the natural key of another; nothing was stored";
+            let problem = Problem::new(StatusCode::CONFLICT, "natural-key-taken", title);
+            people.into_iter().fold(problem, |problem, (stream, event, pointer)| {
+                problem.error(ProblemError {
+                    code: "natural-key-taken".into(),
+                    pointer: place(stream, event) + &pointer,
+                    message: "this natural key is another data subject's".into(),
+                    hint: Some("people are never merged: use a key that tells them apart".into()),
+                })
+            })
+        }
         AppendError::UnknownSubject(people) => {
             let problem = Problem::new(unprocessable, "data-subject-unknown", "A pseudonym was never issued here");
             people.into_iter().fold(problem, |problem, (stream, event, pointer)| {

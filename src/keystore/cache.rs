@@ -11,7 +11,7 @@ use lru::LruCache;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use crate::event::{ExternalId, Purpose, SubjectKey, SubjectRef};
+use crate::event::{ExternalId, NaturalKey, Purpose, SubjectKey, SubjectRef};
 use crate::keystore::{Dek, DekId, Fetched, Granted, Keystore, KeystoreError, Resolved, Scope, Want};
 use crate::secret::{EntropyError, Secret32};
 
@@ -116,6 +116,9 @@ impl KeyCache {
                 let digest = self.digest(id);
                 (self.by_digest(&digest)?, Some(digest))
             }
+            // Not cached: what such a key means must be the keystore's word each time, for it may be given to another
+            // person right after an erasure, and a want may add one.
+            SubjectKey::Natural(_) => return None,
         };
         let mut shard = lock(&self.people[shard_of(subject)]);
         let person = shard.people.get(&subject)?;
@@ -238,6 +241,14 @@ impl CachedKeystore {
         .await
     }
 
+    /// [`Keystore::resolve_natural`]. Never cached.
+    ///
+    /// # Errors
+    /// [`KeystoreError`] from the keystore.
+    pub async fn resolve_natural(&self, keys: Vec<NaturalKey>) -> Result<Vec<Resolved>, KeystoreError> {
+        self.inner.resolve_natural(keys).await
+    }
+
     /// [`Keystore::ensure`]. A want is served from the cache when all of it is there.
     ///
     /// # Errors
@@ -353,7 +364,7 @@ mod tests {
     }
 
     fn want(subject: SubjectKey, purposes: &[&str]) -> Want {
-        Want { subject, purposes: purposes.iter().map(|name| Purpose::parse(name).unwrap()).collect() }
+        Want { subject, also: None, purposes: purposes.iter().map(|name| Purpose::parse(name).unwrap()).collect() }
     }
 
     #[test]

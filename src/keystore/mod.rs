@@ -1,6 +1,6 @@
 //! The keystore: where the keys of data subjects live, and die.
 //!
-//! Owns: DEKs, their tombstones, the external-id map, and the contract every engine keeps. Must not know: events,
+//! Owns: DEKs, their tombstones, the external-id map, the index of natural keys, and the contract every engine keeps. Must not know: events,
 //! schemas, HTTP. Keeps invariants 4 (a key is durable before it is handed out), 5 (a destroyed key is in no file),
 //! 6 (destroyed, unknown and unavailable are three answers) and 7 (nothing re-keys the forgotten).
 
@@ -21,7 +21,7 @@ pub use lease::{Lease, LeaseLost, Leases};
 
 use crate::clock::Millis;
 use crate::domain;
-use crate::event::{ExternalId, Purpose, SubjectKey, SubjectRef};
+use crate::event::{ExternalId, NaturalKey, Purpose, SubjectKey, SubjectRef};
 use crate::secret::{EntropyError, Secret32};
 
 /// A key's public name, which is also a commitment to the key: `HKDF-Expand(key, "oubliette/v1/key-commitment")`.
@@ -102,8 +102,17 @@ pub enum Resolved {
 pub struct Want {
     /// The person, made known if new. (A `Ref` that was never issued is [`Granted::Unknown`].)
     pub subject: SubjectKey,
+    /// For a person given by natural key: a further one by which the same person is found from now on.
+    pub also: Option<NaturalKey>,
     /// The purposes that need a key; empty when the event only names the person.
     pub purposes: Vec<Purpose>,
+}
+
+impl Want {
+    /// The further natural key, which only a person given by natural key can have.
+    pub fn further_key(&self) -> Option<&NaturalKey> {
+        self.also.as_ref().filter(|_| matches!(self.subject, SubjectKey::Natural(_)))
+    }
 }
 
 /// The answer to a [`Want`].
@@ -123,6 +132,8 @@ pub enum Granted {
         /// The forgotten purposes among those wanted; empty when the whole person is.
         purposes: Vec<Purpose>,
     },
+    /// The further natural key leads to another person already; nothing was made. People are never merged.
+    Taken,
     /// A pseudonym that was never issued here.
     Unknown,
 }
@@ -144,7 +155,7 @@ pub enum Fetched {
 /// How much of a person is to be destroyed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// Every purpose, present and future, and the external id.
+    /// Every purpose, present and future, the external id and the natural keys.
     Person,
     /// These purposes only.
     Purposes(Vec<Purpose>),
@@ -209,7 +220,7 @@ pub struct KeystoreStats {
     pub active: u64,
     /// Tombstones of single keys.
     pub destroyed: u64,
-    /// People in the external-id map.
+    /// People who are known, by external id or natural key.
     pub subjects: u64,
     /// Epoch of the root key in use.
     pub epoch: u32,
@@ -242,7 +253,11 @@ pub trait Keystore: Send + Sync {
     /// Looks people up without making anything. One answer per id, in order.
     fn resolve(&self, ids: Vec<ExternalId>) -> BoxFuture<'_, Result<Vec<Resolved>, KeystoreError>>;
 
-    /// Makes people and keys known as wanted: find, or create and commit durably. Never revives the forgotten: a want
+    /// Looks people up by natural key without making anything; [`Resolved::Erased`] never comes, for natural keys of the
+    /// forgotten leave no trace. One answer per key, in order.
+    fn resolve_natural(&self, keys: Vec<NaturalKey>) -> BoxFuture<'_, Result<Vec<Resolved>, KeystoreError>>;
+
+    /// Makes people and keys known as wanted, one after the other: find, or create and commit durably. Never revives the forgotten: a want
     /// that touches a tombstone is answered [`Granted::Erased`] and changes nothing. Two concurrent wants for the same
     /// key get the same key.
     fn ensure(&self, wants: Vec<Want>) -> BoxFuture<'_, Result<Vec<Granted>, KeystoreError>>;
@@ -254,8 +269,8 @@ pub trait Keystore: Send + Sync {
     fn external_ids(&self, subjects: Vec<SubjectRef>) -> BoxFuture<'_, Result<Vec<Option<ExternalId>>, KeystoreError>>;
 
     /// Destroys keys: overwrites them with zeros, deletes the rows, leaves tombstones, for a whole person removes the
-    /// external id (its keyed tag stays, unlinked, so that the person is never silently re-keyed), and records
-    /// `order.erasure` as applied. Idempotent: a second call finds the tombstones and reports the same keys.
+    /// external id (its keyed tag stays, unlinked, so that the person is never silently re-keyed) and the natural keys
+    /// (nothing of them stays: the same values may be somebody else later), and records `order.erasure` as applied. Idempotent: a second call finds the tombstones and reports the same keys.
     fn destroy(&self, order: DestroyOrder) -> BoxFuture<'_, Result<Destruction, KeystoreError>>;
 
     /// Makes sure that no file of the keystore still holds bytes deleted before the call.

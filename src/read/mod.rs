@@ -7,13 +7,16 @@
 pub mod access;
 pub mod open;
 pub mod render;
+mod roles;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+pub use roles::roles;
+
 use crate::clock::Clock;
-use crate::event::{ExternalId, Position, Revision, StoreId, SubjectRef};
+use crate::event::{ExternalId, Position, Revision, StoreId, SubjectKey, SubjectRef};
 use crate::eventlog::{EventLog, Fence, Page, ReadError, ReadQuery, StoredEvent};
 use crate::keystore::CachedKeystore;
 use crate::keystore::lease::{Lease, Leases};
@@ -200,15 +203,20 @@ impl Reader {
         &self.parts.log
     }
 
-    /// Finds the pseudonym of a person still known; recorded like any other personal read.
+    /// Finds the pseudonym of a person still known, by external id or natural key (never by pseudonym);
+    /// recorded like any other personal read.
     ///
     /// # Errors
     /// [`ReadFailed`].
-    pub async fn lookup(&self, id: ExternalId, viewer: &Viewer) -> Result<Option<SubjectRef>, ReadFailed> {
+    pub async fn lookup(&self, key: SubjectKey, viewer: &Viewer) -> Result<Option<SubjectRef>, ReadFailed> {
         if !self.parts.level.load(Ordering::SeqCst) {
             return Err(ReadFailed::ErasureRecordBehind);
         }
-        let found = self.parts.keys.resolve(vec![id]).await?;
+        let found = match key {
+            SubjectKey::External(id) => self.parts.keys.resolve(vec![id]).await?,
+            SubjectKey::Natural(key) => self.parts.keys.resolve_natural(vec![key]).await?,
+            SubjectKey::Ref(_) => return Ok(None),
+        };
         let Some(Resolved::Known(subject)) = found.first().copied() else { return Ok(None) };
         // The keystore forgets the id some time after the fence; whoever asks from the fence on is told nothing.
         if self.parts.log.fences(vec![subject]).await?.covering(&subject, "$identity", 0).is_some() {

@@ -212,6 +212,15 @@ impl Renderer<'_> {
         }
         let time = opened.meta.time.as_deref().unwrap_or(&recorded);
         let _ = write!(out, ",\"time\":\"{time}\",\"recorded_at\":\"{recorded}\"");
+        // Pseudonyms, like those in the data: they group the events of a person for every reader.
+        for (at, (role, subject)) in opened.meta.roles.iter().enumerate() {
+            out.push_str(if at == 0 { ",\"subjects\":{" } else { "," });
+            push_string(out, role);
+            let _ = write!(out, ":\"{subject}\"");
+        }
+        if !opened.meta.roles.is_empty() {
+            out.push('}');
+        }
         let context = [
             ("actor", &opened.meta.actor),
             ("correlation_id", &opened.meta.correlation_id),

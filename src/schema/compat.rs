@@ -11,6 +11,7 @@ use super::Violation;
 use super::compat_rules::differences;
 use super::document::Compiled;
 use super::personal::Mark;
+use super::role::Role;
 use super::walk::{MARK, ROLES, escape};
 
 /// How versions of a type must relate. Backward: new readers understand old events. Forward: old readers understand new
@@ -112,12 +113,14 @@ pub(super) fn check(mode: Compatibility, earlier: &[(u32, &Value)], new: &Value)
 pub(super) fn exposed(old: &Compiled, new: &Compiled) -> Vec<Violation> {
     let mut found = Vec::new();
     for role in &old.roles {
-        if !new.roles.iter().any(|other| other.id == role.id) {
+        if !new.roles.iter().any(|other| role.means_same_people(other)) {
+            let message = match role.id() {
+                Some(id) => format!("ids at {id} would be stored as they come"),
+                None => "people would no longer be found by this natural key".to_owned(),
+            };
             found.push(
-                Violation::new("privacy-id-removed", format!("#/{ROLES}/{}", escape(&role.name)), {
-                    format!("ids at {} would be stored as they come", role.id)
-                })
-                .hint("the data-protection officer must acknowledge this"),
+                Violation::new("privacy-id-removed", format!("#/{ROLES}/{}", escape(&role.name)), message)
+                    .hint("the data-protection officer must acknowledge this"),
             );
         }
     }
@@ -138,12 +141,11 @@ pub(super) fn exposed(old: &Compiled, new: &Compiled) -> Vec<Violation> {
 
 /// What makes a mark a different promise to the people in the events. Kinds of data and placeholders may change freely.
 fn weaker(old: &Compiled, mark: &Mark, new: &Compiled, other: &Mark) -> Option<&'static str> {
-    let ids = |compiled: &Compiled, mark: &Mark| {
-        let mut ids: Vec<_> = mark.roles.iter().map(|index| compiled.roles[*index].id.clone()).collect();
-        ids.sort();
-        ids
-    };
-    if ids(old, mark) != ids(new, other) {
+    let owners: Vec<&Role> = mark.roles.iter().map(|index| &old.roles[*index]).collect();
+    let others: Vec<&Role> = other.roles.iter().map(|index| &new.roles[*index]).collect();
+    let kept = |role: &&Role| others.iter().any(|other| role.means_same_people(other));
+    let known = |other: &&Role| owners.iter().any(|role| role.means_same_people(other));
+    if owners.len() != others.len() || !owners.iter().all(kept) || !others.iter().all(known) {
         return Some("the people whose data it is change");
     }
     if mark.field.joint != other.field.joint {

@@ -6,7 +6,7 @@
 use serde_json::{Map, Value};
 
 use super::Violation;
-use super::personal::Role;
+use super::role::Role;
 use super::walk::{MARK, escape};
 use crate::event::Purpose;
 

@@ -12,7 +12,8 @@ use jsonschema::{
 };
 use serde_json::Value;
 
-use super::personal::{self, FieldMark, Mark, Role};
+use super::personal::{self, FieldMark, Mark};
+use super::role::Role;
 use super::{Violation, walk};
 use crate::event::canonical::canonical;
 

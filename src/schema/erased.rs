@@ -95,7 +95,8 @@ fn with_pseudonyms(data: &Value, subjects: &[SubjectSite]) -> Value {
         let first = subjects.iter().position(|other| other.subject == site.subject).unwrap_or(0);
         let pseudonym = match &site.subject {
             SubjectKey::Ref(subject) => *subject,
-            SubjectKey::External(_) => SubjectRef((0xa0 << 120 | first as u128).to_be_bytes()),
+            // People found by natural key stand nowhere in the payload.
+            SubjectKey::External(_) | SubjectKey::Natural(_) => SubjectRef((0xa0 << 120 | first as u128).to_be_bytes()),
         };
         if let Some(path) = &site.path {
             replace(&mut event, path, &Value::String(pseudonym.to_string()));

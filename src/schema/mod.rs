@@ -19,6 +19,7 @@ mod personal;
 mod placeholder;
 mod prepare;
 mod registry;
+mod role;
 mod walk;
 
 #[cfg(test)]
@@ -35,7 +36,7 @@ pub use personal::FieldMark;
 pub use placeholder::{Placeholder, PlaceholderFacts};
 pub use registry::{Candidate, RegistrationError, Registry, SchemaVersion};
 
-use crate::event::{NewEvent, Pointer, Purpose, SubjectKey};
+use crate::event::{NaturalKey, NewEvent, Pointer, Purpose, SubjectKey};
 
 /// A caller's event after validation: everything sealing needs to know.
 #[derive(Clone, Debug)]
@@ -55,10 +56,22 @@ pub struct Prepared {
 /// A person in an event.
 #[derive(Clone, Debug)]
 pub struct SubjectSite {
-    /// The person: the caller's id, or a pseudonym of ours if the caller wrote one.
+    /// The person: the caller's id, or a pseudonym of ours if the caller wrote one, or a natural key.
     pub subject: SubjectKey,
-    /// Where in `data` the id stands; `None` for in-line subjects that stand nowhere in the payload.
+    /// Where in `data` the id stands; `None` for in-line subjects that stand nowhere in the payload, and for people found
+    /// by natural key.
     pub path: Option<Pointer>,
+    /// More about a person found by natural key.
+    pub natural: Option<NaturalSite>,
+}
+
+/// Where a natural key stands in an event.
+#[derive(Clone, Debug)]
+pub struct NaturalSite {
+    /// Where in `data` its first part stands.
+    pub at: Pointer,
+    /// A further natural key by which the same person is to be found from now on, and where it stands.
+    pub also: Option<(NaturalKey, Pointer)>,
 }
 
 /// A personal value in an event.

@@ -1,6 +1,6 @@
-//! What in an event type is personal, and whose it is: the marks and the people of a schema.
+//! What in an event type is personal, and whose it is: the marks of a schema and their people.
 //!
-//! Owns: the meaning of `x-personal-data` and `x-data-subjects`, and every reason to refuse them. Must not know: events,
+//! Owns: the meaning of `x-personal-data`, and every reason to refuse a mark or the place of an id. Must not know: events,
 //! keys. Keeps: a mark that would not take effect, exactly and everywhere, is refused; so is an id that could not be
 //! replaced by a pseudonym.
 
@@ -14,11 +14,9 @@ use super::declared::Declared;
 use super::document::Parts;
 use super::pattern::Pattern;
 use super::placeholder::{self, Placeholder};
+use super::role::{self, Role};
 use super::walk::{MARK, Node, ROLES, Walked, escape};
 use crate::event::{Pointer, Purpose, SubjectRef};
-
-/// Longest name of a role, in bytes.
-const NAME_LIMIT: usize = 128;
 
 /// A place that a schema marks as personal.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,24 +46,6 @@ pub(super) struct Mark {
     pub roles: Vec<usize>,
 }
 
-/// A role of `x-data-subjects`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Role {
-    pub name: String,
-    /// Where the id stands; may hold `*`.
-    pub id: Pointer,
-    /// Tokens up to and including the last `*`: a field of this role shares them with its id.
-    pub scope: usize,
-}
-
-impl Role {
-    /// Where the id of a field's owner stands, `*` resolved by the field's own place.
-    pub fn id_for(&self, field: &Pointer) -> Pointer {
-        let shared = field.tokens().iter().take(self.scope);
-        shared.chain(self.id.tokens().iter().skip(self.scope)).fold(Pointer::root(), |at, token| at.child(token))
-    }
-}
-
 /// Marks and roles of a schema.
 pub(super) struct Personal {
     pub marks: Vec<Mark>,
@@ -84,7 +64,7 @@ pub(super) fn find(
     parts: &Parts,
 ) -> Result<Personal, Vec<Violation>> {
     let mut violations = unreachable(walked, marked);
-    let roles = roles(root, &mut violations);
+    let roles = role::roles(root, &mut violations);
     let mut found: Vec<Found<'_, '_>> = Vec::new();
     for node in walked.nodes.iter().filter(|node| node.schema.get(MARK).is_some()) {
         match Declared::parse(&node.schema[MARK], &node.location, &roles) {
@@ -98,6 +78,7 @@ pub(super) fn find(
     }
     conflicts(&found, &mut violations);
     ids(walked, &roles, &found, parts, &mut violations);
+    role::natural_keys(walked, &roles, &mut violations);
     dedup(&mut violations);
     if !violations.is_empty() {
         return Err(violations);
@@ -181,7 +162,7 @@ fn placed(mark: &Found<'_, '_>, roles: &[Role], violations: &mut Vec<Violation>)
         violations.push(Violation::new("personal-mark-ambiguous", &at, "a member named `*` cannot hold personal data"));
     }
     for role in roles.iter().filter(|role| mark.declared.roles.contains(&role.name)) {
-        if !pattern.begins_with(&role.id.tokens()[..role.scope]) {
+        if !pattern.begins_with(role.shared()) {
             violations.push(
                 Violation::new(
                     "subject-role-ambiguous",
@@ -193,7 +174,7 @@ fn placed(mark: &Found<'_, '_>, roles: &[Role], violations: &mut Vec<Violation>)
         }
     }
     // Whether or not the mark names the role: every id must stay readable as a pseudonym.
-    if roles.iter().any(|role| pattern.overlaps_pointer(&role.id, true)) {
+    if roles.iter().filter_map(Role::id).any(|id| pattern.overlaps_pointer(id, true)) {
         violations.push(
             Violation::new("subject-id-sealed", &at, "the mark covers the id of a person")
                 .hint("ids stay readable as pseudonyms: mark the members beside the id"),
@@ -227,9 +208,9 @@ fn conflicts(found: &[Found<'_, '_>], violations: &mut Vec<Violation>) {
 /// Every id must be described, and its description must accept a pseudonym.
 fn ids(walked: &Walked<'_>, roles: &[Role], found: &[Found<'_, '_>], parts: &Parts, violations: &mut Vec<Violation>) {
     let pseudonym = Value::String(SubjectRef([0x7f; 16]).to_string());
-    for role in roles {
+    for (role, id) in roles.iter().filter_map(|role| Some((role, role.id()?))) {
         let place = format!("#/{ROLES}/{}/id", escape(&role.name));
-        let about: Vec<&Node<'_>> = walked.nodes.iter().filter(|n| n.pattern.describes_pointer(&role.id)).collect();
+        let about: Vec<&Node<'_>> = walked.nodes.iter().filter(|n| n.pattern.describes_pointer(id)).collect();
         if about.is_empty() {
             violations.push(
                 Violation::new("subject-id-unknown", &place, "the schema does not describe this place")
@@ -253,48 +234,9 @@ fn ids(walked: &Walked<'_>, roles: &[Role], found: &[Found<'_, '_>], parts: &Par
 fn is_plain(walked: &Walked<'_>, found: &[Found<'_, '_>], roles: &[Role]) -> bool {
     let about = |node: &&Node<'_>| {
         found.iter().any(|mark| mark.node.pattern.overlaps(&node.pattern))
-            || roles.iter().any(|role| node.pattern.describes_pointer(&role.id))
+            || roles.iter().filter_map(Role::id).any(|id| node.pattern.describes_pointer(id))
     };
     walked.nodes.iter().filter(about).all(|node| node.plain)
-}
-
-fn roles(root: &Value, violations: &mut Vec<Violation>) -> Vec<Role> {
-    let Some(declared) = root.get(ROLES) else { return Vec::new() };
-    let Value::Object(declared) = declared else {
-        violations.push(Violation::new("subject-roles-invalid", format!("#/{ROLES}"), "must be an object of roles"));
-        return Vec::new();
-    };
-    let mut out = Vec::new();
-    for (name, role) in declared {
-        match parse_role(name, role) {
-            Ok(role) => out.push(role),
-            Err(violation) => violations.push(violation),
-        }
-    }
-    out
-}
-
-fn parse_role(name: &str, role: &Value) -> Result<Role, Violation> {
-    let place = format!("#/{ROLES}/{}", escape(name));
-    let refuse = |message: &str| Violation::new("subject-roles-invalid", &place, message);
-    if name.is_empty() || name.len() > NAME_LIMIT {
-        return Err(refuse("a role's name has 1 to 128 bytes"));
-    }
-    let object = role.as_object().ok_or_else(|| refuse("a role is an object with `id`"))?;
-    if object.contains_key("resolve") {
-        return Err(Violation::new("resolve-not-supported", &place, "finding people by natural key is not supported")
-            .hint("put an id into the event and name its place as `id`"));
-    }
-    if let Some(unknown) = object.keys().find(|key| *key != "id") {
-        return Err(refuse(&format!("`{unknown}` is not known; a role has `id`")));
-    }
-    let id = object.get("id").and_then(Value::as_str).ok_or_else(|| refuse("`id` is a JSON Pointer"))?;
-    let id = Pointer::parse(id).map_err(|_| refuse("`id` is not a JSON Pointer"))?;
-    if id.tokens().last().is_none_or(|last| last == "*") && id.tokens().len() < 2 {
-        return Err(refuse("`id` names a member of the event, or an element of one"));
-    }
-    let scope = id.tokens().iter().rposition(|token| token == "*").map_or(0, |at| at + 1);
-    Ok(Role { name: name.to_owned(), id, scope })
 }
 
 fn dedup(violations: &mut Vec<Violation>) {

@@ -72,6 +72,8 @@ struct Work<'r> {
     people: HashMap<SubjectKey, usize>,
     /// Person at each id's place.
     sites: HashMap<Pointer, usize>,
+    /// Person of each role that is found by natural key.
+    naturals: HashMap<usize, usize>,
     fields: Vec<PersonalField>,
     by_path: HashMap<Pointer, usize>,
 }
@@ -90,8 +92,15 @@ impl Work<'_> {
 
     /// Every id that stands in the event, whether or not a field needs it: each is stored as a pseudonym.
     fn people(&mut self, compiled: &Compiled, data: &Value, violations: &mut Vec<Violation>) {
-        for role in &compiled.roles {
-            for (path, value) in role.id.expand(data) {
+        for (index, role) in compiled.roles.iter().enumerate() {
+            match role.natural(data) {
+                Some(Ok(site)) => self.natural(index, site),
+                Some(Err(wrong)) => violations.extend(
+                    wrong.into_iter().map(|(at, code, message)| Violation::new(code, self.shown(data, &at), message)),
+                ),
+                None => {}
+            }
+            for (path, value) in role.id().map(|id| id.expand(data)).unwrap_or_default() {
                 if value.is_null() || self.sites.contains_key(&path) {
                     continue;
                 }
@@ -106,7 +115,14 @@ impl Work<'_> {
     fn site(&mut self, subject: SubjectKey, path: Pointer) {
         let index = *self.people.entry(subject.clone()).or_insert(self.subjects.len());
         self.sites.insert(path.clone(), index);
-        self.subjects.push(SubjectSite { subject, path: Some(path) });
+        self.subjects.push(SubjectSite { subject, path: Some(path), natural: None });
+    }
+
+    fn natural(&mut self, role: usize, site: SubjectSite) {
+        let index = self.subjects.len();
+        self.people.insert(site.subject.clone(), index);
+        self.naturals.insert(role, index);
+        self.subjects.push(site);
     }
 
     /// The values that the schema marks.
@@ -117,8 +133,12 @@ impl Work<'_> {
                     continue;
                 }
                 let mut owners = Vec::new();
-                for role in mark.roles.iter().map(|index| &compiled.roles[*index]) {
-                    let id = role.id_for(&path);
+                for (index, role) in mark.roles.iter().map(|index| (*index, &compiled.roles[*index])) {
+                    let Some(id) = role.id_for(&path) else {
+                        // Without one the natural key has been refused already.
+                        owners.extend(self.naturals.get(&index));
+                        continue;
+                    };
                     match self.sites.get(&id) {
                         Some(owner) => owners.push(*owner),
                         None if id.lookup(data).is_some_and(|value| !value.is_null()) => {} // refused as an id already
@@ -207,7 +227,7 @@ impl Work<'_> {
         }
         let index = self.subjects.len();
         self.people.insert(subject.clone(), index);
-        self.subjects.push(SubjectSite { subject: subject.clone(), path: None });
+        self.subjects.push(SubjectSite { subject: subject.clone(), path: None, natural: None });
         index
     }
 

@@ -331,6 +331,12 @@ impl Type {
 }
 
 impl SchemaVersion {
+    /// The roles of `x-data-subjects`, by name as declared, with the place of the person's id (`*` for every element);
+    /// `None` for people found by natural key.
+    pub fn roles(&self) -> impl Iterator<Item = (&str, Option<&Pointer>)> {
+        self.compiled.roles.iter().map(|role| (role.name.as_str(), role.id()))
+    }
+
     fn new(version: u32, compiled: Arc<Compiled>) -> Self {
         let (schema, marks) = (Arc::clone(&compiled.schema), Arc::clone(&compiled.fields));
         Self { version, schema, deprecated: false, marks, compiled }

@@ -4,6 +4,7 @@
 //! byte offsets point into the canonical public part, so that a reader splices instead of parsing.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -18,6 +19,8 @@ pub struct MetaDraft {
     pub members: Map<String, Value>,
     /// Pseudonyms in the public part: pointer and offset.
     pub ids: Vec<(String, usize)>,
+    /// People found by natural key: role and pseudonym.
+    pub roles: BTreeMap<String, String>,
     /// In-line marks: pointer, category, placeholder.
     pub marks: Vec<(String, Option<String>, Option<Value>)>,
     /// The slots, in the order of their envelopes.
@@ -47,6 +50,9 @@ impl MetaDraft {
         put("ids", self.ids.iter().map(|(path, at)| json!([path, at])).collect());
         put("marks", self.marks.iter().map(|(path, category, shown)| json!([path, category, shown])).collect());
         put("slots", self.slots.iter().map(SlotDraft::to_value).collect());
+        if !self.roles.is_empty() {
+            members.insert("roles".to_owned(), json!(self.roles));
+        }
         canonical(&Value::Object(members))
     }
 }
@@ -82,6 +88,9 @@ pub struct Meta<'a> {
     /// Pseudonyms in the public part.
     #[serde(borrow, default)]
     pub ids: Vec<Site<'a>>,
+    /// People found by natural key: pseudonym by role.
+    #[serde(borrow, default)]
+    pub roles: BTreeMap<Cow<'a, str>, Cow<'a, str>>,
     /// In-line marks.
     #[serde(borrow, default)]
     pub marks: Vec<InlineMeta<'a>>,
@@ -145,6 +154,7 @@ mod tests {
         let draft = MetaDraft {
             members: json!({"actor": "user:1"}).as_object().cloned().unwrap_or_default(),
             ids: vec![("/id".into(), 6)],
+            roles: [("contact\"".to_owned(), "ds_1".to_owned())].into(),
             marks: vec![("/e\"".into(), None, Some(json!("gone")))],
             slots: vec![SlotDraft {
                 owners: vec![("ds_0".into(), 2)],
@@ -156,8 +166,10 @@ mod tests {
         let meta = Meta::parse(&text).unwrap();
         assert_eq!(meta.actor.as_deref(), Some("user:1"));
         assert_eq!((meta.ids[0].0.as_ref(), meta.ids[0].1), ("/id", 6));
+        assert_eq!(meta.roles.get("contact\"").map(AsRef::as_ref), Some("ds_1"));
         assert_eq!(meta.marks[0].2.unwrap().get(), "\"gone\"");
         assert_eq!(meta.slots[0].owners[0].1, 2);
+        assert_eq!(MetaDraft::default().to_text(), "{}", "what an event does not have leaves no trace in its metadata");
         assert_eq!(Meta::parse("{\"x\":1}").unwrap_err(), MetaError);
     }
 }

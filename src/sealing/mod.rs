@@ -15,9 +15,9 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use crate::event::canonical::{Cut, canonical, canonical_with_cuts};
-use crate::event::{EventId, EventType, NewEvent, Pointer, Purpose, StoreId, SubjectRef};
+use crate::event::{EventId, EventType, NewEvent, Pointer, Purpose, StoreId, SubjectKey, SubjectRef};
 use crate::keystore::{Dek, DekId, Want};
-use crate::schema::Prepared;
+use crate::schema::{Prepared, SubjectSite};
 use crate::secret::{Entropy, EntropyError};
 use envelope::{SealedBlob, SlotContext};
 use meta::MetaDraft;
@@ -161,8 +161,11 @@ impl Sealer {
 
     /// What the keystore must grant before the event can be sealed: one want per subject, in order.
     pub fn wants(prepared: &Prepared) -> Vec<Want> {
-        let mut wants: Vec<Want> =
-            prepared.subjects.iter().map(|site| Want { subject: site.subject.clone(), purposes: Vec::new() }).collect();
+        let want = |site: &SubjectSite| {
+            let also = site.natural.as_ref().and_then(|natural| natural.also.as_ref()).map(|(key, _)| key.clone());
+            Want { subject: site.subject.clone(), also, purposes: Vec::new() }
+        };
+        let mut wants: Vec<Want> = prepared.subjects.iter().map(want).collect();
         for field in &prepared.fields {
             for &owner in &field.owners {
                 let purposes = &mut wants[owner].purposes;
@@ -300,7 +303,7 @@ fn cut_out(prepared: &Prepared, people: &[Person]) -> (String, Offsets) {
     (public, offsets)
 }
 
-/// Records where pseudonyms stand, in-line marks, and people who own no slot.
+/// Records where pseudonyms stand, people found by natural key, in-line marks, and people who own no slot.
 fn mention(
     prepared: &Prepared,
     people: &[Person],
@@ -315,6 +318,9 @@ fn mention(
             if !draft.ids.iter().any(|(known, _)| *known == path) {
                 draft.ids.push((path, at));
             }
+        }
+        if let SubjectKey::Natural(key) = &site.subject {
+            draft.roles.insert(key.role().to_owned(), person.subject.to_string());
         }
         if !footprint.iter().any(|entry| entry.subject == person.subject) {
             let purpose = Purpose::general();

@@ -2,7 +2,9 @@
 //!
 //! Pure. Must not know: other events, keys. What needs either is in `slots` and in the scan.
 
-use crate::event::{Pointer, Purpose, StoreId, SubjectRef};
+use std::borrow::Cow;
+
+use crate::event::{NaturalKey, Pointer, Purpose, StoreId, SubjectRef};
 use crate::eventlog::AuditRow;
 use crate::schema::Registry;
 use crate::sealing::commit::{LeafFields, commit, leaf};
@@ -51,7 +53,10 @@ pub(super) fn well_formed(meta: &Meta<'_>) -> bool {
             && slot.fields.is_sorted_by(|a, b| a.0 < b.0)
             && Purpose::parse_any(&slot.purpose).is_ok()
     };
-    meta.slots.iter().all(ascending)
+    let named = |(role, subject): (&Cow<'_, str>, &Cow<'_, str>)| {
+        (1..=NaturalKey::ROLE_LIMIT).contains(&role.len()) && SubjectRef::parse(subject).is_some()
+    };
+    meta.slots.iter().all(ascending) && meta.roles.iter().all(named)
 }
 
 /// The pseudonym whose opening quote stands at `at` in a public part.

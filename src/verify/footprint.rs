@@ -62,7 +62,9 @@ fn entries(stored: &StoredEvent, meta: &Meta<'_>) -> BTreeSet<(SubjectRef, Entry
             }
         }
     }
-    for subject in meta.ids.iter().filter_map(|site| event::pseudonym(&stored.public, site.1)) {
+    let in_public = meta.ids.iter().filter_map(|site| event::pseudonym(&stored.public, site.1));
+    let by_natural_key = meta.roles.values().filter_map(|subject| SubjectRef::parse(subject));
+    for subject in in_public.chain(by_natural_key) {
         if !owning.contains(&subject) {
             found.insert((subject, (position, -1, crate::event::Purpose::general().to_string(), 0)));
         }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use futures_util::future::BoxFuture;
 use oubliette::clock::Millis;
-use oubliette::event::{Category, ExternalId, Position, Purpose, StreamName, SubjectKey, SubjectRef};
+use oubliette::event::{Category, ExternalId, NaturalKey, Position, Purpose, StreamName, SubjectKey, SubjectRef};
 use oubliette::eventlog::{
     AccessRow, Appended, AuditRow, Batch, CommitError, ErasureRow, EventLog, Fences, FootprintRow, Head, Page,
     ReadError, ReadQuery, Refused, RequestRow, StreamInfo,
@@ -41,6 +41,7 @@ pub enum Rate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Method {
     Resolve,
+    ResolveNatural,
     Ensure,
     Fetch,
     ExternalIds,
@@ -129,6 +130,10 @@ impl Faulty {
 impl Keystore for Faulty {
     fn resolve(&self, ids: Vec<ExternalId>) -> BoxFuture<'_, Result<Vec<Resolved>, KeystoreError>> {
         Box::pin(self.call(Method::Resolve, self.inner.resolve(ids)))
+    }
+
+    fn resolve_natural(&self, keys: Vec<NaturalKey>) -> BoxFuture<'_, Result<Vec<Resolved>, KeystoreError>> {
+        Box::pin(self.call(Method::ResolveNatural, self.inner.resolve_natural(keys)))
     }
 
     fn ensure(&self, wants: Vec<Want>) -> BoxFuture<'_, Result<Vec<Granted>, KeystoreError>> {

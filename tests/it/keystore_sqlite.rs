@@ -4,14 +4,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use oubliette::clock::{Clock, Millis};
-use oubliette::event::{StoreId, SubjectRef};
-use oubliette::keystore::Keystore;
+use oubliette::event::{StoreId, SubjectKey, SubjectRef};
 use oubliette::keystore::keyring::Keyring;
 use oubliette::keystore::sqlite::{KeystoreOpenError, SqliteKeystore};
+use oubliette::keystore::{Keystore, Resolved};
 use oubliette::secret::Entropy;
 use rusqlite::config::DbConfig;
 
-use crate::conformance::keystore::{Rig, granted, keystore_suite, order, want};
+use crate::conformance::keystore::{Rig, contact, granted, keystore_suite, order, want, want_as};
 
 const STORE: StoreId = StoreId([7; 16]);
 
@@ -64,7 +64,8 @@ impl Rig for SqliteRig {
         let mut rows = conn
             .prepare(
                 "select subject, substr(wrapped, 29) from deks join key_slots using (slot)
-                 union all select subject, sealed from subjects join id_slots using (slot)",
+                 union all select subject, sealed from subjects join id_slots using (slot)
+                 union all select subject, entry from natural_people join natural_slots using (slot)",
             )
             .unwrap();
         let rows = rows.query_map([], |row| Ok((SubjectRef(row.get(0)?), row.get(1)?))).unwrap();
@@ -130,7 +131,9 @@ async fn foreign_and_damaged_files_are_refused() {
     assert_eq!(rig.open_as(STORE, &rig.keyring).err(), Some(KeystoreOpenError::NotAKeystore));
     assert_eq!(rig.create().err(), Some(KeystoreOpenError::Exists));
     for (damage, error) in [
-        ("update meta set format = 2", KeystoreOpenError::Format(2)),
+        ("update meta set format = 3", KeystoreOpenError::Format(3)),
+        ("update meta set format = 0", KeystoreOpenError::Format(0)),
+        ("delete from secrets where name = 'natural-key'", KeystoreOpenError::Corrupt),
         ("delete from meta", KeystoreOpenError::Corrupt),
         ("delete from secrets where name = 'cursor'", KeystoreOpenError::Corrupt),
         ("update secrets set wrapped = zeroblob(88)", KeystoreOpenError::Corrupt),
@@ -163,6 +166,33 @@ async fn a_damaged_key_is_corrupt_and_never_erased_and_its_neighbours_live() {
     assert!(good.is_ok());
     // And it can still be forgotten.
     assert_eq!(keys.destroy(order(ada, &[], 1)).await.unwrap().keys.len(), 2);
+}
+
+/// A keystore as format 1 left it is brought to format 2 where it lies, once, and everything in it stays.
+#[tokio::test]
+async fn a_keystore_of_format_1_is_upgraded_in_place() {
+    let rig = SqliteRig::new();
+    let keys = rig.open();
+    let before = granted(&*keys, want("ada", &["general"])).await;
+    keys.close().await;
+    let back = "begin; drop table natural_people; drop table blind_index; drop table natural_slots;
+        delete from secrets where name = 'natural-key'; update meta set format = 1; commit";
+    rig.raw().execute_batch(back).unwrap();
+    // Another store's keyring changes nothing.
+    let other = rig.keyring_of("other", STORE);
+    assert_eq!(rig.open_as(STORE, &other).err(), Some(KeystoreOpenError::KeyringMismatch));
+    let format =
+        |rig: &SqliteRig| -> i64 { rig.raw().query_row("select format from meta", [], |row| row.get(0)).unwrap() };
+    assert_eq!(format(&rig), 1);
+    let keys = rig.open();
+    assert_eq!(granted(&*keys, want("ada", &["general"])).await, before);
+    let by_name = want_as(SubjectKey::Natural(contact("Ada King")), &["general"]);
+    let by_name = granted(&*keys, by_name).await.0;
+    keys.close().await;
+    assert_eq!(format(&rig), 2);
+    let keys = rig.open();
+    assert_eq!(keys.resolve_natural(vec![contact("Ada King")]).await.unwrap(), [Resolved::Known(by_name)]);
+    assert_eq!(granted(&*keys, want("ada", &["general"])).await, before);
 }
 
 #[tokio::test]

@@ -29,6 +29,7 @@ mod hostile;
 mod keystore_sqlite;
 mod leaks;
 mod live;
+mod natural_keys;
 mod population;
 mod published;
 mod read;

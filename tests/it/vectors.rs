@@ -12,7 +12,7 @@ use hmac::{Hmac, Mac};
 use oubliette::audit::checkpoint::{self, CheckpointKey};
 use oubliette::clock::Millis;
 use oubliette::domain;
-use oubliette::event::{EventId, Position, Revision, StoreId, StreamId, SubjectRef};
+use oubliette::event::{EventId, NaturalKey, Position, Revision, StoreId, StreamId, SubjectRef};
 use oubliette::keystore::Dek;
 use oubliette::merkle::{self, Frontier, Hash};
 use oubliette::sealing::commit::{LeafFields, commit, leaf};
@@ -202,6 +202,11 @@ fn wrapped_keys_and_external_ids() {
     let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(&unhex(&vector["key"])).unwrap();
     mac.update(&domain::lp(&[domain::SUBJECT_MAP, text(&vector["id"]).as_bytes()]));
     assert_eq!(hex::encode(mac.finalize().into_bytes()), text(&vector["tag"]));
+    let vector = &vectors()["natural_key"];
+    let natural = NaturalKey::new(text(&vector["role"]), &list(&vector["values"]).iter().collect::<Vec<_>>()).unwrap();
+    let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(&unhex(&vector["key"])).unwrap();
+    mac.update(&domain::lp(&[domain::NATURAL_KEY, natural.role().as_bytes(), natural.expose().as_bytes()]));
+    assert_eq!(hex::encode(mac.finalize().into_bytes()), text(&vector["tag"]));
 }
 
 #[test]
@@ -261,6 +266,7 @@ fn the_specification_shows_these_vectors() {
         "/checkpoint/vkey",
         "/erasure_record/2/digest",
         "/external_id/tag",
+        "/natural_key/tag",
         "/slots/0/salt",
         "/slots/1/slot_key",
         "/wrapped/0/wrapped",

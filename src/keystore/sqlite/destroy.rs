@@ -23,6 +23,9 @@ impl Engine {
         let person = order.scope == Scope::Person;
         // Before its key goes: the sealed id is the only way from the pseudonym to the tag.
         let removed = person && self.remove_external_id(order.subject)?;
+        if person {
+            self.remove_natural_keys(order.subject)?;
+        }
         let purposes = self.purposes_to_destroy(order)?;
         for purpose in &purposes {
             self.conn

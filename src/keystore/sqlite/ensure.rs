@@ -1,6 +1,6 @@
 //! People and keys: looking up, making, fetching.
 //!
-//! Owns: the external-id map and the making of keys. Must not know: how requests arrive or when they commit. Keeps
+//! Owns: the external-id map and the making of keys (`natural` has the other way to find people). Must not know: how requests arrive or when they commit. Keeps
 //! invariant 7: a tombstone is looked at before anything is made, in the transaction that makes it.
 
 use std::sync::Arc;
@@ -57,6 +57,10 @@ impl Engine {
     pub(super) fn reauthorize(&self, subject: &SubjectKey, purposes: &[Purpose]) -> Result<Option<SubjectRef>> {
         let subject = match subject {
             SubjectKey::Ref(subject) => *subject,
+            SubjectKey::Natural(key) => match self.find_natural(&self.natural_tag(key))? {
+                Some(subject) => subject,
+                None => return Ok(None),
+            },
             SubjectKey::External(id) => {
                 let tag = self.tag(id);
                 match self.look_up(&tag)? {
@@ -124,7 +128,7 @@ impl Engine {
             .conn
             .prepare_cached(
                 "select 1 from person_tombstones where subject = ?1 union all select 0 from subjects where subject = ?1
-                 limit 1",
+                 union all select 0 from natural_people where subject = ?1 limit 1",
             )?
             .query_row([subject.0], |row| row.get(0))
             .optional()?;
@@ -136,21 +140,9 @@ impl Engine {
     }
 
     fn grant(&self, want: &Want) -> Result<Granted> {
-        let forgotten = Granted::Erased { subject: None, purposes: Vec::new() };
-        let subject = match &want.subject {
-            SubjectKey::Ref(subject) => match self.person(*subject)? {
-                Person::Known => *subject,
-                Person::Forgotten => return Ok(forgotten),
-                Person::NeverIssued => return Ok(Granted::Unknown),
-            },
-            SubjectKey::External(id) => {
-                let tag = self.tag(id);
-                match self.look_up(&tag)? {
-                    Resolved::Known(subject) => subject,
-                    Resolved::Erased => return Ok(forgotten),
-                    Resolved::Unknown => self.make_person(id, &tag)?,
-                }
-            }
+        let subject = match self.identify(want)? {
+            Ok(subject) => subject,
+            Err(refused) => return Ok(refused),
         };
         let mut purposes = Vec::new();
         for purpose in &want.purposes {
@@ -161,6 +153,9 @@ impl Engine {
         if !purposes.is_empty() {
             return Ok(Granted::Erased { subject: Some(subject), purposes });
         }
+        if let Some(also) = want.further_key() {
+            self.link_natural(&self.natural_tag(also), subject)?;
+        }
         let mut keys = Vec::with_capacity(want.purposes.len());
         for purpose in &want.purposes {
             let (generation, key) = match self.current(subject, purpose)? {
@@ -170,6 +165,43 @@ impl Engine {
             keys.push((DekId { subject, purpose: purpose.clone(), generation }, key));
         }
         Ok(Granted::Keys { subject, keys })
+    }
+
+    /// The person that is wanted, made if new; or the answer when there can be none.
+    fn identify(&self, want: &Want) -> Result<std::result::Result<SubjectRef, Granted>> {
+        match &want.subject {
+            SubjectKey::Ref(subject) => self.still_known(*subject),
+            SubjectKey::External(id) => {
+                let tag = self.tag(id);
+                Ok(match self.look_up(&tag)? {
+                    Resolved::Known(subject) => Ok(subject),
+                    Resolved::Erased => Err(FORGOTTEN),
+                    Resolved::Unknown => Ok(self.make_person(id, &tag)?),
+                })
+            }
+            SubjectKey::Natural(key) => {
+                let tag = self.natural_tag(key);
+                let known = self.find_natural(&tag)?;
+                if let Some(also) = want.further_key()
+                    && let Some(holder) = self.find_natural(&self.natural_tag(also))?
+                    && known != Some(holder)
+                {
+                    return Ok(Err(Granted::Taken));
+                }
+                match known {
+                    Some(subject) => self.still_known(subject),
+                    None => self.make_natural(&tag).map(Ok),
+                }
+            }
+        }
+    }
+
+    fn still_known(&self, subject: SubjectRef) -> Result<std::result::Result<SubjectRef, Granted>> {
+        Ok(match self.person(subject)? {
+            Person::Known => Ok(subject),
+            Person::Forgotten => Err(FORGOTTEN),
+            Person::NeverIssued => Err(Granted::Unknown),
+        })
     }
 
     fn is_forgotten(&self, subject: SubjectRef, purpose: &Purpose) -> Result<bool> {
@@ -266,7 +298,7 @@ impl Engine {
     }
 
     /// Appends a slot: the row id is one above the largest, for nothing is ever deleted there.
-    fn fill_slot(&self, insert: &str, bytes: &[u8]) -> Result<i64> {
+    pub(super) fn fill_slot(&self, insert: &str, bytes: &[u8]) -> Result<i64> {
         Ok(self.conn.prepare_cached(insert)?.insert([bytes])?)
     }
 
@@ -349,11 +381,13 @@ impl Engine {
         domain::lp(&[domain::EXTERNAL_ID, &self.store.0, &subject.0])
     }
 
-    fn draw<const N: usize>(&self) -> Result<[u8; N]> {
+    pub(super) fn draw<const N: usize>(&self) -> Result<[u8; N]> {
         self.entropy.draw().map_err(|_| NO_ENTROPY)
     }
 }
 
+/// The whole person is forgotten.
+const FORGOTTEN: Granted = Granted::Erased { subject: None, purposes: Vec::new() };
 const NO_ENTROPY: KeystoreError = KeystoreError::Unavailable { reason: "no random bytes" };
 
 /// `nonce ‖ AES-256-GCM(u16 length ‖ id ‖ zeros to a bucket)`.

@@ -6,6 +6,7 @@
 
 mod destroy;
 mod ensure;
+mod natural;
 mod schema;
 mod wash;
 
@@ -21,7 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::{Clock, Millis};
 use crate::crash;
-use crate::event::{ExternalId, Purpose, StoreId, SubjectKey, SubjectRef};
+use crate::event::{ExternalId, NaturalKey, Purpose, StoreId, SubjectKey, SubjectRef};
 use crate::keystore::keyring::Keyring;
 use crate::keystore::{
     Dek, DekId, DestroyOrder, Destruction, Fetched, Granted, Keystore, KeystoreError, KeystoreStats, Resolved, Want,
@@ -106,7 +107,7 @@ impl SqliteKeystore {
         Self::start(path, store, keyring, entropy, opened)
     }
 
-    /// Opens an existing keystore.
+    /// Opens an existing keystore; one of an older format is brought to the present one, in one transaction.
     ///
     /// # Errors
     /// [`KeystoreOpenError`] says what does not fit; a missing keystore is never made.
@@ -116,7 +117,7 @@ impl SqliteKeystore {
         keyring: Arc<Keyring>,
         entropy: Arc<Entropy>,
     ) -> Result<Self, KeystoreOpenError> {
-        let opened = schema::open(path, store, &keyring)?;
+        let opened = schema::open(path, store, &keyring, &entropy)?;
         Self::start(path, store, keyring, entropy, opened)
     }
 
@@ -142,6 +143,7 @@ impl SqliteKeystore {
             keyring,
             entropy,
             subject_map: opened.subject_map,
+            natural_key: opened.natural_key,
             keks: RefCell::default(),
         };
         let (sender, receiver) = mpsc::channel(QUEUE);
@@ -173,6 +175,10 @@ impl Drop for SqliteKeystore {
 impl Keystore for SqliteKeystore {
     fn resolve(&self, ids: Vec<ExternalId>) -> BoxFuture<'_, Result<Vec<Resolved>, KeystoreError>> {
         Box::pin(self.ask(|reply| Request::Resolve(ids, reply)))
+    }
+
+    fn resolve_natural(&self, keys: Vec<NaturalKey>) -> BoxFuture<'_, Result<Vec<Resolved>, KeystoreError>> {
+        Box::pin(self.ask(|reply| Request::ResolveNatural(keys, reply)))
     }
 
     fn ensure(&self, wants: Vec<Want>) -> BoxFuture<'_, Result<Vec<Granted>, KeystoreError>> {
@@ -219,6 +225,7 @@ type Reply<T> = oneshot::Sender<Result<T, KeystoreError>>;
 
 enum Request {
     Resolve(Vec<ExternalId>, Reply<Vec<Resolved>>),
+    ResolveNatural(Vec<NaturalKey>, Reply<Vec<Resolved>>),
     Ensure(Vec<Want>, Reply<Vec<Granted>>),
     Fetch(Vec<DekId>, Reply<Vec<Fetched>>),
     ExternalIds(Vec<SubjectRef>, Reply<Vec<Option<ExternalId>>>),
@@ -258,6 +265,7 @@ struct Engine {
     keyring: Arc<Keyring>,
     entropy: Arc<Entropy>,
     subject_map: Dek,
+    natural_key: Dek,
     /// Emptied whenever a transaction is undone: it may have held a shard key that was never committed.
     keks: RefCell<HashMap<u8, Arc<Kek>>>,
     counts: Cell<KeystoreStats>,
@@ -343,6 +351,7 @@ impl Engine {
         }
         match request {
             Request::Resolve(ids, reply) => answer!(reply, self.resolve(&ids)),
+            Request::ResolveNatural(keys, reply) => answer!(reply, self.resolve_natural(&keys)),
             Request::Ensure(wants, reply) => answer!(reply, self.apart(|| self.ensure(&wants))),
             Request::Fetch(ids, reply) => answer!(reply, self.fetch(ids)),
             Request::ExternalIds(subjects, reply) => answer!(reply, self.external_ids(&subjects)),

@@ -1,6 +1,6 @@
 //! Making and opening the keystore's file.
 //!
-//! Owns: the connection's settings, the first migration, and the checks between file, store and keyring. Must not
+//! Owns: the connection's settings, the migrations, and the checks between file, store and keyring. Must not
 //! know: requests. Keeps invariant 8: opening never creates, creating never replaces, and a keystore that the keyring
 //! does not open is refused before it serves anything.
 
@@ -22,17 +22,23 @@ use crate::secret::Entropy;
 use super::{KeystoreOpenError, ServiceKeys};
 
 const MIGRATION: &str = include_str!("../../../migrations/keys/sqlite/0001_keystore.sql");
+/// From format 1 to 2; also sets the format.
+const NATURAL_KEYS: &str = include_str!("../../../migrations/keys/sqlite/0002_natural_keys.sql");
 /// `OUK1`, so that `file(1)` and we ourselves know what this is.
 const APPLICATION_ID: i64 = 0x4F55_4B31;
-const FORMAT: i64 = 1;
+const FIRST_FORMAT: i64 = 1;
+const FORMAT: i64 = 2;
 /// The subject of keys that belong to nobody.
 pub(super) const NOBODY: SubjectRef = SubjectRef([0; 16]);
 const SECRETS: [&str; 3] = ["subject-map", "cursor", "idempotency"];
+/// The secret that format 2 added.
+const NATURAL_KEY: &str = "natural-key";
 
 /// An open file: the connection, and the keys that belong to nobody.
 pub(super) struct Opened {
     pub(super) conn: Connection,
     pub(super) subject_map: Dek,
+    pub(super) natural_key: Dek,
     pub(super) service: ServiceKeys,
 }
 
@@ -60,36 +66,26 @@ pub(super) fn create(
     conn.pragma_update(None, "application_id", APPLICATION_ID)?;
     conn.execute(
         "insert into meta (id, store, format, created_ms) values (1, ?1, ?2, ?3)",
-        params![store.0, FORMAT, now.0],
+        params![store.0, FIRST_FORMAT, now.0],
     )?;
-    let epoch = keyring.epoch();
-    let root = keyring.root(epoch).ok_or(KeystoreOpenError::KeyringMismatch)?;
     for name in SECRETS {
-        let key = Dek::generate().map_err(|_| KeystoreOpenError::Entropy)?;
-        let nonce = entropy.draw().map_err(|_| KeystoreOpenError::Entropy)?;
-        let purpose = format!("${name}");
-        let context = WrapContext {
-            kek_id: &root_id(root),
-            epoch,
-            store: &store,
-            subject: &NOBODY,
-            purpose: &purpose,
-            generation: 0,
-        };
-        conn.execute(
-            "insert into secrets (name, epoch, kid, wrapped) values (?1, ?2, ?3, ?4)",
-            params![name, epoch, key.kid().0, wrap(root, &context, &key, nonce)],
-        )?;
+        make_secret(&conn, store, keyring, entropy, name)?;
     }
+    add_natural_keys(&conn, store, keyring, entropy)?;
     conn.execute_batch("commit")?;
     sync_parent(path)?;
-    verify(conn, store, keyring)
+    verify(conn, store, keyring, entropy)
 }
 
 /// Opens an existing keystore.
-pub(super) fn open(path: &Path, store: StoreId, keyring: &Keyring) -> Result<Opened, KeystoreOpenError> {
+pub(super) fn open(
+    path: &Path,
+    store: StoreId,
+    keyring: &Keyring,
+    entropy: &Entropy,
+) -> Result<Opened, KeystoreOpenError> {
     match std::fs::metadata(path) {
-        Ok(_) => verify(connect(path)?, store, keyring),
+        Ok(_) => verify(connect(path)?, store, keyring, entropy),
         Err(error) if error.kind() == ErrorKind::NotFound => Err(KeystoreOpenError::Missing),
         Err(error) => Err(KeystoreOpenError::Io(error.kind())),
     }
@@ -136,7 +132,7 @@ fn connect(path: &Path) -> Result<Connection, KeystoreOpenError> {
     Ok(conn)
 }
 
-fn verify(conn: Connection, store: StoreId, keyring: &Keyring) -> Result<Opened, KeystoreOpenError> {
+fn verify(conn: Connection, store: StoreId, keyring: &Keyring, entropy: &Entropy) -> Result<Opened, KeystoreOpenError> {
     let application: i64 = conn.pragma_query_value(None, "application_id", |row| row.get(0))?;
     if application != APPLICATION_ID {
         return Err(KeystoreOpenError::NotAKeystore);
@@ -147,7 +143,7 @@ fn verify(conn: Connection, store: StoreId, keyring: &Keyring) -> Result<Opened,
         })
         .optional()?;
     let (found, format) = meta.ok_or(KeystoreOpenError::Corrupt)?;
-    if format != FORMAT {
+    if !(FIRST_FORMAT..=FORMAT).contains(&format) {
         return Err(KeystoreOpenError::Format(format));
     }
     if found != store.0 {
@@ -160,7 +156,46 @@ fn verify(conn: Connection, store: StoreId, keyring: &Keyring) -> Result<Opened,
     let subject_map = secret(SECRETS[0])?;
     let service =
         ServiceKeys { cursor: secret(SECRETS[1])?.into_secret(), idempotency: secret(SECRETS[2])?.into_secret() };
-    Ok(Opened { conn, subject_map, service })
+    if format == FIRST_FORMAT {
+        // After the secrets have opened: nothing is changed in a keystore that is not ours.
+        conn.execute_batch("begin immediate")?;
+        add_natural_keys(&conn, store, keyring, entropy)?;
+        conn.execute_batch("commit")?;
+    }
+    let natural_key = secret(NATURAL_KEY)?;
+    Ok(Opened { conn, subject_map, natural_key, service })
+}
+
+/// Format 2, within the caller's transaction.
+fn add_natural_keys(
+    conn: &Connection,
+    store: StoreId,
+    keyring: &Keyring,
+    entropy: &Entropy,
+) -> Result<(), KeystoreOpenError> {
+    conn.execute_batch(NATURAL_KEYS)?;
+    make_secret(conn, store, keyring, entropy, NATURAL_KEY)
+}
+
+fn make_secret(
+    conn: &Connection,
+    store: StoreId,
+    keyring: &Keyring,
+    entropy: &Entropy,
+    name: &str,
+) -> Result<(), KeystoreOpenError> {
+    let epoch = keyring.epoch();
+    let root = keyring.root(epoch).ok_or(KeystoreOpenError::KeyringMismatch)?;
+    let key = Dek::generate().map_err(|_| KeystoreOpenError::Entropy)?;
+    let nonce = entropy.draw().map_err(|_| KeystoreOpenError::Entropy)?;
+    let (purpose, kek_id) = (format!("${name}"), root_id(root));
+    let context =
+        WrapContext { kek_id: &kek_id, epoch, store: &store, subject: &NOBODY, purpose: &purpose, generation: 0 };
+    conn.execute(
+        "insert into secrets (name, epoch, kid, wrapped) values (?1, ?2, ?3, ?4)",
+        params![name, epoch, key.kid().0, wrap(root, &context, &key, nonce)],
+    )?;
+    Ok(())
 }
 
 fn secret(conn: &Connection, store: StoreId, keyring: &Keyring, name: &str) -> Result<Dek, KeystoreOpenError> {

@@ -4,7 +4,7 @@
 //! The log is never truncated or removed: that would hand its blocks back to the file system with the keys in them. It
 //! is checkpointed, so that the next transaction starts at its beginning, and then overwritten to its whole length by a
 //! transaction of zeros. The main file needs no wash: what can be destroyed lies in slots that never
-//! move and are zeroed in place (`0001_keystore.sql`).
+//! move and are zeroed in place (`migrations/keys/sqlite`).
 
 use rusqlite::Connection;
 
@@ -89,7 +89,9 @@ pub(super) fn count(conn: &Connection, epoch: u32) -> rusqlite::Result<KeystoreS
     Ok(KeystoreStats {
         active: counted("select count(*) from deks")?,
         destroyed: counted("select count(*) from tombstones where kid is not null")?,
-        subjects: counted("select count(*) from subjects")?,
+        subjects: counted(
+            "select (select count(*) from subjects) + (select count(distinct subject) from natural_people)",
+        )?,
         epoch,
         applied_erasure: counted("select applied_erasure from meta where id = 1")?,
     })

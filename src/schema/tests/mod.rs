@@ -64,6 +64,7 @@ pub(super) fn wrong(result: Result<Prepared, Vec<Violation>>) -> Vec<(&'static s
 pub(super) fn owned(prepared: &Prepared) -> Vec<(String, Vec<String>)> {
     let name = |index: &usize| match &prepared.subjects[*index].subject {
         SubjectKey::External(id) => id.expose().to_owned(),
+        SubjectKey::Natural(key) => format!("{} {}", key.role(), key.expose()),
         SubjectKey::Ref(subject) => subject.to_string(),
     };
     prepared.fields.iter().map(|field| (field.path.to_string(), field.owners.iter().map(name).collect())).collect()

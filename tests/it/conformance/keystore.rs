@@ -13,6 +13,7 @@ use oubliette::keystore::{
 };
 
 pub use crate::conformance::keystore_faults::*;
+pub use crate::conformance::natural_keys::*;
 pub use crate::conformance::remanence::*;
 
 /// One place that holds a keystore.
@@ -35,12 +36,16 @@ pub fn id(text: &str) -> ExternalId {
     ExternalId::parse(text).unwrap()
 }
 
-pub fn want(text: &str, purposes: &[&str]) -> Want {
-    Want { subject: SubjectKey::External(id(text)), purposes: purposes.iter().map(|name| purpose(name)).collect() }
+pub fn want_as(subject: SubjectKey, purposes: &[&str]) -> Want {
+    Want { subject, also: None, purposes: purposes.iter().map(|name| purpose(name)).collect() }
 }
 
-fn want_ref(subject: SubjectRef, purposes: &[&str]) -> Want {
-    Want { subject: SubjectKey::Ref(subject), purposes: purposes.iter().map(|name| purpose(name)).collect() }
+pub fn want(text: &str, purposes: &[&str]) -> Want {
+    want_as(SubjectKey::External(id(text)), purposes)
+}
+
+pub fn want_ref(subject: SubjectRef, purposes: &[&str]) -> Want {
+    want_as(SubjectKey::Ref(subject), purposes)
 }
 
 /// Ensures and takes what must be granted.
@@ -124,6 +129,15 @@ suite!(
     long_and_foreign_external_ids_come_back,
     a_lost_answer_is_repeated_without_harm,
     the_cache_answers_as_the_keystore_does,
+    a_natural_key_finds_its_person,
+    a_rename_keeps_the_person,
+    people_are_never_merged,
+    concurrent_wants_by_natural_key_get_one_person,
+    a_forgotten_natural_key_is_nobodys,
+    a_forgotten_purpose_leaves_the_natural_key,
+    natural_keys_and_lost_answers,
+    natural_keys_behind_the_cache,
+    forgotten_natural_keys_leave_no_residue,
 );
 
 pub async fn the_same_want_gets_the_same_key(rig: &impl Rig) {
@@ -410,7 +424,7 @@ pub async fn destruction_races_with_ensure(rig: &impl Rig) {
                     }
                 }
                 Granted::Erased { subject, .. } => assert_eq!(subject, None),
-                Granted::Unknown => panic!("unknown"),
+                Granted::Taken | Granted::Unknown => panic!("unknown"),
             }
         }
     }

@@ -3,4 +3,5 @@
 pub mod eventlog;
 pub mod keystore;
 pub mod keystore_faults;
+pub mod natural_keys;
 pub mod remanence;

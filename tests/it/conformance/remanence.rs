@@ -8,7 +8,7 @@ use oubliette::keystore::{DekId, Fetched, Granted, Keystore};
 use crate::conformance::keystore::{Rig, granted, order, purpose, want};
 
 /// How many of the secrets have a fragment of 20 bytes in one of the files.
-fn found(rig: &impl Rig, secrets: &[&[u8]]) -> usize {
+pub fn found(rig: &impl Rig, secrets: &[&[u8]]) -> usize {
     let windows: HashSet<&[u8]> = secrets.iter().flat_map(|secret| secret.windows(20)).collect();
     let mut starts = vec![false; 1 << 16];
     for window in &windows {

@@ -298,6 +298,10 @@ def external_id_tag(key, external_id):
     return hmac_sha256(key, lp(label("subject-map"), external_id.encode()))
 
 
+def natural_key_tag(key, role, values):
+    return hmac_sha256(key, lp(label("natural-key"), role.encode(), canonical(values)))
+
+
 # --- One ciphertext for two keys (Dodis, Grubbs, Ristenpart, Woodage 2018) -------------------------------------------
 
 
@@ -454,7 +458,7 @@ def vectors():
     note, vkey = checkpoint(seed, origin, 20_852_163, tree_root)
     erased = [(fixed("subject 0", 16), "*"), (fixed("subject 1", 16), "marketing"),
               (fixed("subject 2", 16), "marketing payments")]
-    tag_key = fixed("subject-map key")
+    tag_key, natural = fixed("subject-map key"), fixed("natural-key key")
     return {
         "slots": list(slot_vectors()),
         "two_keys": two_key_vector(),
@@ -469,6 +473,8 @@ def vectors():
         ],
         "external_id": {"key": tag_key.hex(), "id": "person:ada@example.org",
                         "tag": external_id_tag(tag_key, "person:ada@example.org").hex()},
+        "natural_key": {"key": natural.hex(), "role": "contact", "values": ["a1", "Ada \"King\""],
+                        "tag": natural_key_tag(natural, "contact", ["a1", "Ada \"King\""]).hex()},
     }
 
 

@@ -156,7 +156,7 @@ impl Maker {
         for (at, (subject, slot)) in about.iter().enumerate() {
             let pointer = |name: &str| Some(Pointer::parse(&format!("/{name}{at}")).unwrap());
             data.insert(format!("id{at}"), Value::from("somebody"));
-            subjects.push(SubjectSite { subject: SubjectKey::Ref(*subject), path: pointer("id") });
+            subjects.push(SubjectSite { subject: SubjectKey::Ref(*subject), path: pointer("id"), natural: None });
             let mut keys = Vec::new();
             if let Some((name, generation)) = slot {
                 data.insert(format!("value{at}"), Value::from("secret"));
