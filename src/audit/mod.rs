@@ -1,6 +1,7 @@
 //! The record of decisions: who issued a key, registered a schema, changed a category.
 //!
-//! Owns: the system streams `$api-keys` and `$schemas`, whose events are these records, and their replay at start-up.
+//! Owns: the system streams `$api-keys`, `$schemas` and `$projections`, whose events are these records, and their replay
+//! at start-up.
 //! There is no second audit table: the event log says it, the Merkle tree proves it. Must not know: HTTP, personal data.
 
 pub mod checkpoint;
@@ -14,6 +15,7 @@ use crate::append::{AppendError, Appender};
 use crate::auth::{ApiKeyRecord, ApiKeys};
 use crate::event::{EventType, ExpectedRevision, Revision, StreamName};
 use crate::eventlog::{Direction, EventLog, Filter, ReadError, ReadQuery, Refused};
+use crate::projection::definitions::{Definitions, ProjectionRecord};
 use crate::schema::{Registry, RegistryRecord, Violation};
 
 /// A recorded decision.
@@ -24,6 +26,8 @@ pub enum Record {
     ApiKey(ApiKeyRecord),
     /// About schemas and categories.
     Schema(RegistryRecord),
+    /// About projections.
+    Projection(ProjectionRecord),
 }
 
 /// Why a decision was not recorded.
@@ -60,6 +64,7 @@ pub struct Recorder {
     appender: Appender,
     registry: Arc<Registry>,
     keys: Arc<ApiKeys>,
+    projections: Arc<Definitions>,
     /// Last revision of each stream; held while a record is written, so that folds change in log order.
     revisions: Mutex<Revisions>,
 }
@@ -68,6 +73,7 @@ pub struct Recorder {
 struct Revisions {
     keys: Option<Revision>,
     schemas: Option<Revision>,
+    projections: Option<Revision>,
 }
 
 impl Recorder {
@@ -80,8 +86,9 @@ impl Recorder {
         appender: Appender,
         registry: Arc<Registry>,
         keys: Arc<ApiKeys>,
+        projections: Arc<Definitions>,
     ) -> Result<Self, ReplayError> {
-        let recorder = Self { log, appender, registry, keys, revisions: Mutex::default() };
+        let recorder = Self { log, appender, registry, keys, projections, revisions: Mutex::default() };
         recorder.catch_up(&mut *recorder.revisions.lock().await).await?;
         Ok(recorder)
     }
@@ -94,12 +101,17 @@ impl Recorder {
                 self.keys.apply(&record);
                 true
             }
-            Record::Schema(_) => false,
+            Record::Schema(_) | Record::Projection(_) => false,
         })
         .await?;
         revisions.schemas = replay_stream(log, schemas_stream(), revisions.schemas, |record| match record {
             Record::Schema(record) => self.registry.apply(&record).is_ok(),
-            Record::ApiKey(_) => false,
+            Record::ApiKey(_) | Record::Projection(_) => false,
+        })
+        .await?;
+        revisions.projections = replay_stream(log, projections_stream(), revisions.projections, |record| match record {
+            Record::Projection(record) => self.projections.apply(&record),
+            Record::ApiKey(_) | Record::Schema(_) => false,
         })
         .await?;
         Ok(())
@@ -115,6 +127,7 @@ impl Recorder {
         let (stream, last) = match &record {
             Record::ApiKey(_) => (keys_stream(), &mut revisions.keys),
             Record::Schema(_) => (schemas_stream(), &mut revisions.schemas),
+            Record::Projection(_) => (projections_stream(), &mut revisions.projections),
         };
         let expected = last.map_or(ExpectedRevision::NoStream, ExpectedRevision::Exact);
         let data = serde_json::to_value(&record).expect("records are plain data");
@@ -139,6 +152,7 @@ impl Recorder {
         match record {
             Record::ApiKey(record) => self.keys.apply(&record),
             Record::Schema(record) => self.registry.apply(&record).map_err(RecordError::Invalid)?,
+            Record::Projection(record) => drop(self.projections.apply(&record)),
         }
         Ok(())
     }
@@ -150,6 +164,10 @@ fn keys_stream() -> StreamName {
 
 fn schemas_stream() -> StreamName {
     StreamName::parse_any("$schemas").expect("a valid system name")
+}
+
+fn projections_stream() -> StreamName {
+    StreamName::parse_any("$projections").expect("a valid system name")
 }
 
 async fn replay_stream(

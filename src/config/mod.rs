@@ -249,6 +249,11 @@ impl Config {
         self.events_dir.join("events.db")
     }
 
+    /// The file of projections, beside the event log.
+    pub fn projections_db(&self) -> PathBuf {
+        self.events_dir.join("projections.db")
+    }
+
     /// The keystore's file.
     pub fn keys_db(&self) -> PathBuf {
         self.keys_dir.join("keys.db")

@@ -143,22 +143,18 @@ fn origin(opened: &Opened<'_>, path: &str) -> Origin {
 /// Pseudonyms by role: one, or a list where the role stands in an array.
 fn subjects(opened: &Opened<'_>, data: &Value, registry: &Registry) -> Value {
     let event = opened.event;
-    let Some(version) = event.schema_version.and_then(|v| registry.version(event.event_type.as_str(), Some(v))) else {
-        return json!({});
+    let version = event.schema_version.and_then(|v| registry.version(event.event_type.as_str(), Some(v)));
+    let several = |role: &str| {
+        let mut roles = version.iter().flat_map(|version| version.roles());
+        roles.any(|(name, at)| name == role && at.is_some_and(|at| at.tokens().iter().any(|token| token == "*")))
     };
-    let mut roles = Map::new();
-    for (name, pattern) in version.roles() {
-        let mut found = pattern.expand(data).into_iter().map(|(_, value)| value.clone()).filter(Value::is_string);
-        let value = if pattern.tokens().iter().any(|token| token == "*") {
-            Some(Value::Array(found.collect()))
-        } else {
-            found.next()
-        };
-        if let Some(value) = value {
-            roles.insert(name.to_owned(), value);
-        }
+    let mut members = Map::new();
+    for (role, people) in crate::read::roles(version.as_deref(), &opened.meta, data) {
+        let mut people = people.into_iter().map(|subject| Value::from(subject.to_string()));
+        let value = if several(&role) { Some(Value::Array(people.collect())) } else { people.next() };
+        members.extend(value.map(|value| (role, value)));
     }
-    Value::Object(roles)
+    Value::Object(members)
 }
 
 fn envelope(opened: &Opened<'_>) -> Value {

@@ -51,13 +51,6 @@ pub struct SchemaVersion {
     compiled: Arc<Compiled>,
 }
 
-impl SchemaVersion {
-    /// Roles by name, and where in `data` the pseudonyms of each stand.
-    pub fn roles(&self) -> impl Iterator<Item = (&str, &Pointer)> {
-        self.compiled.roles.iter().map(|role| (role.name.as_str(), &role.id))
-    }
-}
-
 /// A schema that could be registered now.
 #[derive(Clone, Debug)]
 pub struct Candidate {

@@ -178,7 +178,9 @@ impl Projections {
         let name = defined.current.name.as_str();
         if entry.live.is_none() {
             let known = stored.iter().find(|g| g.name == name && g.state == GenerationState::Live).cloned();
-            let known = known.and_then(|generation| {
+            // Rows that are ahead of the log were computed from a longer one: the log was restored.
+            let head = *self.parts.log.watch().borrow();
+            let known = known.filter(|generation| generation.cursor <= head).and_then(|generation| {
                 let definition = defined.version(&generation.digest).cloned();
                 definition.map(|definition| (definition, generation))
             });

@@ -21,7 +21,8 @@ use crate::auth::{self, ApiKeys, Grant, PurposeGrant, Role};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::crash;
-use crate::db::OpenError;
+use crate::db::sqlite::SqliteDb;
+use crate::db::{Db, OpenError};
 use crate::erasure::recovery::{self, Standing};
 use crate::erasure::requests::{ForgetError, Parts, Requests};
 use crate::event::StoreId;
@@ -31,6 +32,10 @@ use crate::keystore::keyring::{Keyring, KeyringError};
 use crate::keystore::lease::Leases;
 use crate::keystore::sqlite::{KeystoreOpenError, ServiceKeys, SqliteKeystore};
 use crate::keystore::{CachedKeystore, KeyCache, Keystore, KeystoreError};
+use crate::projection::definitions::Definitions;
+use crate::projection::engine::Projections;
+use crate::projection::engine::batch;
+use crate::projection::store::{self, Store};
 use crate::read::Reader;
 use crate::read::access::AccessLog;
 use crate::schema::{self, Registry};
@@ -131,6 +136,8 @@ pub struct App {
     pub appender: Appender,
     /// Reads.
     pub reader: Reader,
+    /// Projections.
+    pub projections: Arc<Projections>,
     /// Forget requests.
     pub requests: Requests,
     /// Decisions.
@@ -150,16 +157,12 @@ pub struct App {
     /// Becomes true when the server begins to stop: live streams end then.
     pub stopping: watch::Sender<bool>,
     access: Arc<AccessLog>,
+    /// Becomes true when projections are to end.
+    ending: watch::Sender<bool>,
+    projections_task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
     tasks: Vec<JoinHandle<()>>,
     /// Held open for its lock.
     _lock: File,
-}
-
-struct Stores {
-    log: Arc<dyn EventLog>,
-    keystore: Arc<SqliteKeystore>,
-    keyring: Arc<Keyring>,
-    store: StoreId,
 }
 
 impl App {
@@ -200,9 +203,25 @@ impl App {
 
         let api_keys = Arc::new(ApiKeys::default());
         let folds = (Arc::clone(&registry), Arc::clone(&api_keys));
-        let recorder = Recorder::replay(Arc::clone(&log), appender.clone(), folds.0, folds.1).await?;
+        let definitions = Arc::new(Definitions::default());
+        let recorder =
+            Recorder::replay(Arc::clone(&log), appender.clone(), folds.0, folds.1, Arc::clone(&definitions)).await?;
         first.admin_key = first_key(&config, &recorder, &api_keys).await?;
         let checkpoint = checkpoint_key(&stores.keyring, stores.store)?;
+        let parts = batch::Parts {
+            store: projection_tables(&config, stores.store).await?,
+            log: Arc::clone(&log),
+            keys: Arc::clone(&keys),
+            leases: Arc::clone(&leases),
+            registry: Arc::clone(&registry),
+            clock: clock.clone(),
+            entropy: Arc::clone(&entropy),
+            store_id: stores.store,
+            level: Arc::clone(&level),
+        };
+        let projections = Projections::new(parts, appender.clone(), definitions);
+        let ending = watch::Sender::new(false);
+        let projections_task = tokio::spawn(Arc::clone(&projections).run(ending.subscribe()));
         let parts = Parts {
             log: Arc::clone(&log),
             keys: Arc::clone(&keys),
@@ -222,6 +241,7 @@ impl App {
             registry,
             appender,
             reader,
+            projections,
             requests,
             recorder,
             api_keys,
@@ -232,6 +252,8 @@ impl App {
             writer: queue,
             stopping: watch::Sender::new(false),
             access,
+            ending,
+            projections_task: tokio::sync::Mutex::new(Some(projections_task)),
             tasks: vec![flush_task, worker_task, writer_task],
             _lock: lock,
         };
@@ -251,6 +273,11 @@ impl App {
     /// Stops in order: what is queued is committed, counts of reads are written, the keystore is washed, both close.
     /// Answers in flight must have ended before.
     pub async fn stop(&self) {
+        self.ending.send_replace(true);
+        if let Some(task) = self.projections_task.lock().await.take() {
+            let _ = task.await;
+        }
+        self.projections.parts().store.close().await;
         let _ = self.access.flush(self.clock.now(), true).await;
         for task in &self.tasks[..2] {
             // The worker may be stopped anywhere: it resumes from the log.
@@ -386,75 +413,4 @@ async fn first_key(config: &Config, recorder: &Recorder, api_keys: &ApiKeys) -> 
     let issued = auth::issue("first-admin".into(), grant, "first-start")?;
     recorder.record(|| Ok::<_, RecordError>(Record::ApiKey(issued.record))).await?;
     Ok(Some(issued.secret))
-}
-
-/// Makes what is missing, private to this user, and takes the lock.
-fn prepare_directories(config: &Config) -> Result<File, StartError> {
-    for dir in [&config.data_dir, &config.events_dir, &config.keys_dir] {
-        if !dir.exists() {
-            let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-            made.map_err(|error| StartError::Io { path: dir.clone(), kind: error.kind() })?;
-        }
-    }
-    let path = config.events_dir.join("lock");
-    let io = |error: std::io::Error| StartError::Io { path: path.clone(), kind: error.kind() };
-    let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(io)?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(std::fs::TryLockError::WouldBlock) => Err(StartError::AlreadyRunning { path: config.events_dir.clone() }),
-        Err(std::fs::TryLockError::Error(error)) => Err(io(error)),
-    }
-}
-
-/// Whether nothing is there yet; refuses when only some of the three are.
-fn is_fresh(config: &Config) -> Result<bool, StartError> {
-    let parts = [
-        ("the event log", config.events_db()),
-        ("the keystore", config.keys_db()),
-        ("the keyring", config.keyring_dir.clone()),
-    ];
-    let named = |wanted: bool| -> Vec<String> {
-        let matching = parts.iter().filter(|(_, path)| has_content(path) == wanted);
-        matching.map(|(name, path)| format!("{name} ({})", path.display())).collect()
-    };
-    let (present, missing) = (named(true), named(false));
-    match (present.is_empty(), missing.is_empty()) {
-        (true, _) => Ok(true),
-        (_, true) => Ok(false),
-        _ => Err(StartError::Incomplete { present: present.join(" and "), missing: missing.join(" and ") }),
-    }
-}
-
-fn has_content(path: &Path) -> bool {
-    if path.is_dir() { path.read_dir().is_ok_and(|mut entries| entries.next().is_some()) } else { path.exists() }
-}
-
-/// The keyring first, the event log last: an interrupted first start has no event log, so it is recognised as one.
-fn create(config: &Config, clock: &Clock, entropy: &Arc<Entropy>) -> Result<Stores, StartError> {
-    crash::point("create.directories");
-    let store = StoreId(crate::event::uuid_v7(clock.now(), entropy.draw()?));
-    let keyring = Arc::new(Keyring::create(&config.keyring_dir, store)?);
-    crash::point("create.keyring");
-    let keystore = SqliteKeystore::create(&config.keys_db(), store, Arc::clone(&keyring), clock, Arc::clone(entropy))?;
-    crash::point("create.keystore");
-    let options = log_options(config);
-    let log = SqliteEventLog::create(&config.events_db(), store, clock.now(), &options, Arc::clone(entropy))?;
-    crash::point("create.log");
-    Ok(Stores { log: Arc::new(log), keystore: Arc::new(keystore), keyring, store })
-}
-
-async fn open(config: &Config, entropy: &Arc<Entropy>) -> Result<Stores, StartError> {
-    let keyring = Arc::new(Keyring::open(&config.keyring_dir)?);
-    let store = keyring.store_id();
-    let log = SqliteEventLog::open(&config.events_db(), &log_options(config), Arc::clone(entropy))?;
-    let head = log.head().await.map_err(|_| OpenError::Unusable { reason: "head" })?;
-    if head.store != store {
-        return Err(StartError::StoreMismatch { log: head.store, keyring: store });
-    }
-    let keystore = SqliteKeystore::open(&config.keys_db(), store, Arc::clone(&keyring), Arc::clone(entropy))?;
-    Ok(Stores { log: Arc::new(log), keystore: Arc::new(keystore), keyring, store })
-}
-
-fn log_options(config: &Config) -> sqlite::Options {
-    sqlite::Options { readers: config.readers, cache_kib: config.cache_kib }
 }
