@@ -6,4 +6,5 @@
 
 pub mod definition;
 pub mod expression;
+pub mod lineage;
 pub mod owners;
