@@ -3,9 +3,10 @@
 //! Owns: what exists together and what may not. Keeps invariant 8: a keystore is never made beside an event log that
 //! already has events, nor the reverse, and nothing personal is served while the erasure record is behind.
 
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+mod stores;
+
+use std::fs::File;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -20,28 +21,25 @@ use crate::audit::{Record, RecordError, Recorder, ReplayError};
 use crate::auth::{self, ApiKeys, Grant, PurposeGrant, Role};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::crash;
-use crate::db::sqlite::SqliteDb;
-use crate::db::{Db, OpenError};
+use crate::db::OpenError;
 use crate::erasure::recovery::{self, Standing};
 use crate::erasure::requests::{ForgetError, Parts, Requests};
 use crate::event::StoreId;
 use crate::eventlog::EventLog;
-use crate::eventlog::sqlite::{self, SqliteEventLog};
 use crate::keystore::keyring::{Keyring, KeyringError};
 use crate::keystore::lease::Leases;
-use crate::keystore::sqlite::{KeystoreOpenError, ServiceKeys, SqliteKeystore};
+use crate::keystore::sqlite::{KeystoreOpenError, ServiceKeys};
 use crate::keystore::{CachedKeystore, KeyCache, Keystore, KeystoreError};
 use crate::projection::definitions::Definitions;
 use crate::projection::engine::Projections;
 use crate::projection::engine::batch;
-use crate::projection::store::{self, Store};
 use crate::read::Reader;
 use crate::read::access::AccessLog;
 use crate::schema::{self, Registry};
 use crate::sealing::Sealer;
 use crate::secret::{Entropy, EntropyError};
 use crate::telemetry::Metrics;
+use stores::{Stores, create, is_fresh, open, prepare_directories, projection_tables};
 
 /// Why the server does not start. Each says what to do.
 #[derive(Debug, thiserror::Error)]

@@ -3,16 +3,35 @@
 //! Owns: directories, the lock, creation in an order that an interrupted first start can be recognised by. Keeps
 //! invariant 8.
 
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::StartError;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::crash;
+use crate::db::sqlite::SqliteDb;
+use crate::db::{Db, OpenError};
+use crate::event::StoreId;
+use crate::eventlog::EventLog;
+use crate::eventlog::sqlite::{self, SqliteEventLog};
+use crate::keystore::keyring::Keyring;
+use crate::keystore::sqlite::SqliteKeystore;
+use crate::projection::store::{self, Store};
+use crate::secret::Entropy;
+
 /// The opened stores.
 pub(super) struct Stores {
-    log: Arc<dyn EventLog>,
-    keystore: Arc<SqliteKeystore>,
-    keyring: Arc<Keyring>,
-    store: StoreId,
+    pub log: Arc<dyn EventLog>,
+    pub keystore: Arc<SqliteKeystore>,
+    pub keyring: Arc<Keyring>,
+    pub store: StoreId,
 }
 
 /// Makes what is missing, private to this user, and takes the lock.
-fn prepare_directories(config: &Config) -> Result<File, StartError> {
+pub(super) fn prepare_directories(config: &Config) -> Result<File, StartError> {
     for dir in [&config.data_dir, &config.events_dir, &config.keys_dir] {
         if !dir.exists() {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
@@ -30,7 +49,7 @@ fn prepare_directories(config: &Config) -> Result<File, StartError> {
 }
 
 /// Whether nothing is there yet; refuses when only some of the three are.
-fn is_fresh(config: &Config) -> Result<bool, StartError> {
+pub(super) fn is_fresh(config: &Config) -> Result<bool, StartError> {
     let parts = [
         ("the event log", config.events_db()),
         ("the keystore", config.keys_db()),
@@ -53,7 +72,7 @@ fn has_content(path: &Path) -> bool {
 }
 
 /// The keyring first, the event log last: an interrupted first start has no event log, so it is recognised as one.
-fn create(config: &Config, clock: &Clock, entropy: &Arc<Entropy>) -> Result<Stores, StartError> {
+pub(super) fn create(config: &Config, clock: &Clock, entropy: &Arc<Entropy>) -> Result<Stores, StartError> {
     crash::point("create.directories");
     let store = StoreId(crate::event::uuid_v7(clock.now(), entropy.draw()?));
     let keyring = Arc::new(Keyring::create(&config.keyring_dir, store)?);
@@ -66,7 +85,7 @@ fn create(config: &Config, clock: &Clock, entropy: &Arc<Entropy>) -> Result<Stor
     Ok(Stores { log: Arc::new(log), keystore: Arc::new(keystore), keyring, store })
 }
 
-async fn open(config: &Config, entropy: &Arc<Entropy>) -> Result<Stores, StartError> {
+pub(super) async fn open(config: &Config, entropy: &Arc<Entropy>) -> Result<Stores, StartError> {
     let keyring = Arc::new(Keyring::open(&config.keyring_dir)?);
     let store = keyring.store_id();
     let log = SqliteEventLog::open(&config.events_db(), &log_options(config), Arc::clone(entropy))?;
@@ -79,7 +98,7 @@ async fn open(config: &Config, entropy: &Arc<Entropy>) -> Result<Stores, StartEr
 }
 
 /// The tables of projections. What was computed from another store, or cannot be read, is computed anew.
-async fn projection_tables(config: &Config, id: StoreId) -> Result<Store, StartError> {
+pub(super) async fn projection_tables(config: &Config, id: StoreId) -> Result<Store, StartError> {
     let path = config.projections_db();
     for _ in 0..2 {
         let opened = SqliteDb::open(&path, store::MIGRATIONS, config.readers, config.cache_kib, "projections")?;

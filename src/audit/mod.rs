@@ -109,11 +109,12 @@ impl Recorder {
             Record::ApiKey(_) | Record::Projection(_) => false,
         })
         .await?;
-        revisions.projections = replay_stream(log, projections_stream(), revisions.projections, |record| match record {
-            Record::Projection(record) => self.projections.apply(&record),
-            Record::ApiKey(_) | Record::Schema(_) => false,
-        })
-        .await?;
+        revisions.projections =
+            replay_stream(log, projections_stream(), revisions.projections, |record| match record {
+                Record::Projection(record) => self.projections.apply(&record),
+                Record::ApiKey(_) | Record::Schema(_) => false,
+            })
+            .await?;
         Ok(())
     }
 

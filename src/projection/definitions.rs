@@ -11,8 +11,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
-use super::definition::parse::Format;
-use super::definition::{Definition, Kind};
+use super::definition::{Definition, Format, Kind};
 
 /// A decision about projections.
 #[derive(Clone, Debug, Serialize, Deserialize)]

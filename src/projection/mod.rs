@@ -14,6 +14,7 @@ pub mod duration;
 pub mod engine;
 pub mod expression;
 pub mod index;
+pub mod lineage;
 pub mod owners;
 pub mod row;
 mod scalar;

@@ -9,7 +9,7 @@ use serde_json::{Map, Number, Value};
 
 use super::apply::ApplyError;
 use super::cell::{Cell, Content};
-use super::definition::{self, Column, ColumnType, Operation};
+use super::definition::{Column, ColumnType, Operation};
 
 /// Most elements or entries of one column.
 pub const MAX_ELEMENTS: usize = 10_000;
@@ -186,12 +186,7 @@ pub fn fitting(mut cell: Cell, kind: &ColumnType, place: &str) -> Result<Cell, A
 
 fn fit(value: Value, kind: &ColumnType) -> Option<Value> {
     match (kind, value) {
-        (_, Value::Null) => Some(Value::Null),
-        (ColumnType::Json, value) => Some(value),
-        (ColumnType::String | ColumnType::Date | ColumnType::Timestamp, Value::String(text)) => {
-            definition::text_fits(kind, &text).then_some(Value::String(text))
-        }
-        (ColumnType::Bool, value @ Value::Bool(_)) | (ColumnType::Float, value @ Value::Number(_)) => Some(value),
+        (_, Value::Null) => Some(kind.empty()),
         (ColumnType::Int, Value::Number(number)) => match (number.as_i64(), number.as_f64()) {
             (Some(whole), _) => Some(Value::from(whole)),
             (None, Some(float)) if float.fract() == 0.0 && float.abs() < 9e15 => Some(Value::from(float as i64)),
@@ -206,7 +201,7 @@ fn fit(value: Value, kind: &ColumnType) -> Option<Value> {
             let fitted = members.into_iter().map(|(key, value)| Some((key, fit(value, kind)?)));
             fitted.collect::<Option<Map<_, _>>>().map(Value::Object)
         }
-        _ => None,
+        (kind, value) => kind.fits(&value).then_some(value),
     }
 }
 

@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::compat::{self, CompatReport, Compatibility};
 use super::document::Compiled;
 use super::inventory::{InventoryItem, TypeSummary};
+use super::pattern::{Pattern, Step};
 use super::personal::FieldMark;
 use super::prepare::{self, Rules};
 use super::{CategorySettings, Options, Prepared, RegistryRecord, SchemaPolicy, Violation};
@@ -261,6 +262,24 @@ impl Registry {
         self.snapshot().types.get(event_type)?.find(version).cloned()
     }
 
+    /// Every version of a type's schema, in order; none where the type has no schema.
+    pub fn versions(&self, event_type: &str) -> Vec<Arc<SchemaVersion>> {
+        self.snapshot().types.get(event_type).map(|entry| entry.versions.clone()).unwrap_or_default()
+    }
+
+    /// Whether events may carry in-line marks, so that what is personal in them is known only when they are there: unless
+    /// the category is sealed, or, without one, every category is.
+    pub fn takes_inline_marks(&self, category: Option<&Category>) -> bool {
+        let state = self.snapshot();
+        let open = |settings: &CategorySettings| settings.schema_policy != SchemaPolicy::Sealed;
+        match category {
+            Some(category) => open(&self.settings(&state, category)),
+            None => {
+                self.options.default_policy != SchemaPolicy::Sealed || state.categories.values().any(|own| open(own))
+            }
+        }
+    }
+
     /// Every personal field of every version, by type, version and place.
     pub fn inventory(&self) -> Vec<InventoryItem> {
         let state = self.snapshot();
@@ -333,6 +352,17 @@ impl SchemaVersion {
     fn new(version: u32, compiled: Arc<Compiled>) -> Self {
         let (schema, marks) = (Arc::clone(&compiled.schema), Arc::clone(&compiled.fields));
         Self { version, schema, deprecated: false, marks, compiled }
+    }
+
+    /// What is personal at, inside or around a place in the data.
+    pub fn marks_touching(&self, path: &[String]) -> Vec<Arc<FieldMark>> {
+        let place = path.iter().fold(Pattern::default(), |at, token| at.child(Step::Key(token.clone())));
+        let touching = self
+            .compiled
+            .marks
+            .iter()
+            .filter(|mark| mark.pattern.overlaps_start_of(&place) || place.overlaps_start_of(&mark.pattern));
+        touching.map(|mark| Arc::clone(&mark.field)).collect()
     }
 }
 

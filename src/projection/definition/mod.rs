@@ -2,11 +2,26 @@
 //!
 //! Owns: the types. `parse` makes them from YAML or JSON; nothing else does. Must not know: rows, events, storage.
 
+mod parse;
+mod parse_columns;
+mod parse_expression;
+mod parse_handlers;
+mod parse_reader;
+mod parse_text;
+mod parse_window;
+mod types;
+
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use serde_json::Value;
+
+pub(super) use parse_reader::{pointer, violation};
+pub use parse_text::{MOST_BYTES, documents};
 
 use super::expression::Expression;
 use crate::event::{Category, EventType};
@@ -35,6 +50,15 @@ impl fmt::Display for ProjectionName {
     }
 }
 
+/// How a definition is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// JSON.
+    Json,
+    /// YAML 1.2: every JSON text is YAML too.
+    Yaml,
+}
+
 /// A checked definition.
 #[derive(Debug)]
 pub struct Definition {
@@ -46,7 +70,8 @@ pub struct Definition {
     pub kind: Kind,
     /// Which events.
     pub from: Source,
-    /// Columns, in the order declared. For a fold, the members of its state.
+    /// Columns: those that handlers fill and lookups by name, then derived ones, each after those it reads. For a fold,
+    /// the members of its state.
     pub columns: Vec<Column>,
     /// What to do per event type: the first rule whose guard holds.
     pub handlers: BTreeMap<EventType, Vec<Rule>>,
@@ -60,10 +85,11 @@ pub struct Definition {
 
 /// Rows by key, or one state per stream.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "one per definition")]
 pub enum Kind {
     /// A projection.
     Rows {
-        /// Parts of the key, in the order declared.
+        /// Parts of the key, by name.
         key: Vec<KeyPart>,
         /// Declared orders.
         indexes: Vec<Index>,
@@ -166,6 +192,8 @@ pub struct Rule {
     pub when: Option<Expression>,
     /// What to do; several for several rows.
     pub actions: Vec<Action>,
+    /// Where in the definition it stands (JSON Pointer).
+    pub pointer: String,
 }
 
 /// What to do to one row. Expressions see the row as it was before the event.
@@ -180,6 +208,8 @@ pub struct Action {
     pub delete: bool,
     /// Changes of columns, each column at most once (entries of one map excepted).
     pub steps: Vec<Step>,
+    /// Where in the definition it stands (JSON Pointer).
+    pub pointer: String,
 }
 
 /// One change of one column.
@@ -191,8 +221,10 @@ pub struct Step {
     pub entry: Option<Expression>,
     /// What to do.
     pub operation: Operation,
-    /// The operand.
+    /// The operand; `true` where an entry is removed.
     pub value: Expression,
+    /// Where in the definition it stands (JSON Pointer).
+    pub pointer: String,
 }
 
 /// What a step does.
@@ -347,30 +379,5 @@ impl Definition {
     /// Index of a column.
     pub fn column(&self, name: &str) -> Option<usize> {
         self.columns.iter().position(|column| column.name == name)
-    }
-}
-
-/// Whether a text can stand in a column of this type.
-pub fn text_fits(kind: &ColumnType, text: &str) -> bool {
-    match kind {
-        ColumnType::Date => chrono::NaiveDate::parse_from_str(text, "%Y-%m-%d").is_ok_and(|_| text.len() == 10),
-        ColumnType::Timestamp => crate::clock::Millis::parse_rfc3339(text).is_some(),
-        _ => true,
-    }
-}
-
-impl fmt::Display for ColumnType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::String => f.write_str("string"),
-            Self::Int => f.write_str("int"),
-            Self::Float => f.write_str("float"),
-            Self::Bool => f.write_str("bool"),
-            Self::Date => f.write_str("date"),
-            Self::Timestamp => f.write_str("timestamp"),
-            Self::Json => f.write_str("json"),
-            Self::List(kind) => write!(f, "list<{kind}>"),
-            Self::Map(kind) => write!(f, "map<string,{kind}>"),
-        }
     }
 }

@@ -333,7 +333,8 @@ impl Store {
         let mut steps =
             vec![Statement::once(moved, vec![id.0.into(), batch.cursor.0.into(), batch.cursor.1.into()]).changing(1)];
         steps.extend(row_statements(id, batch.rows, batch.timers));
-        let parked = batch.parked.into_iter().map(|(at, code, why)| vec![id.0.into(), at.into(), code.into(), why.into()]);
+        let parked =
+            batch.parked.into_iter().map(|(at, code, why)| vec![id.0.into(), at.into(), code.into(), why.into()]);
         steps.push(Statement::each(timers::PARK, parked.collect()));
         self.0.transact(steps).await
     }
