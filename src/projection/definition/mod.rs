@@ -148,6 +148,7 @@ pub struct Column {
 
 /// Where a column's value comes from.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "a hundred per definition at most")]
 pub enum ColumnSource {
     /// From handlers.
     Handlers,

@@ -148,6 +148,9 @@ pub(super) fn compiled(
     names: &Names,
     problems: &mut Problems,
 ) -> Option<Expression> {
+    if !problems.admits_expression() {
+        return None;
+    }
     match Expression::compile(source, scope) {
         Ok(expression) => {
             for (message, hint) in expression.reads().iter().filter_map(|reference| names.wrong(reference)) {

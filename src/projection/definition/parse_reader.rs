@@ -9,12 +9,17 @@ use crate::schema::Violation;
 
 /// Problems reported of one definition.
 const MOST_PROBLEMS: usize = 100;
+/// Expressions of one definition. Compiling is the dear part of reading one.
+const MOST_EXPRESSIONS: usize = 2000;
 /// Longest reason or justification, in bytes.
 const LONGEST_REASON: usize = 1000;
 
 /// Everything found wrong so far.
 #[derive(Debug, Default)]
-pub(super) struct Problems(Vec<Violation>);
+pub(super) struct Problems {
+    found: Vec<Violation>,
+    expressions: usize,
+}
 
 impl Problems {
     /// Adds a problem.
@@ -28,20 +33,29 @@ impl Problems {
         self.push(Violation { hint, ..violation("invalid-definition", at, message) });
     }
 
+    /// Whether one more expression may be compiled. Says so once if not.
+    pub fn admits_expression(&mut self) -> bool {
+        self.expressions += 1;
+        if self.expressions == MOST_EXPRESSIONS + 1 {
+            self.add("", format!("a definition has at most {MOST_EXPRESSIONS} expressions"));
+        }
+        self.expressions <= MOST_EXPRESSIONS
+    }
+
     /// Whether nothing is wrong.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.found.is_empty()
     }
 
     /// All of them.
     pub fn into_list(self) -> Vec<Violation> {
-        self.0
+        self.found
     }
 
     /// Adds a violation.
     pub fn push(&mut self, violation: Violation) {
-        if self.0.len() < MOST_PROBLEMS {
-            self.0.push(violation);
+        if self.found.len() < MOST_PROBLEMS {
+            self.found.push(violation);
         }
     }
 }

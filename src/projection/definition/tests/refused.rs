@@ -253,12 +253,21 @@ fn verbs_and_rules() {
             ("handle: {$made: {set: {n: 1}}}", "/handle/$made"),
         ],
     );
-    let rules = vec!["{when: data.x, delete: true}"; 21].join(", ");
+    let rules = ["{when: data.x, delete: true}"; 21].join(", ");
     assert_eq!(pointers(&projection(&format!("handle: {{made: [{rules}]}}"))), ["/handle/made"]);
-    let actions = vec!["{delete: true}"; 9].join(", ");
+    let actions = ["{delete: true}"; 9].join(", ");
     assert!(
         pointers(&projection(&format!("handle: {{made: {{all: [{actions}]}}}}"))).contains(&"/handle/made/all".into())
     );
+}
+
+#[test]
+fn expressions_are_counted() {
+    let entries = |from: usize| {
+        (from..from + 300).map(|n| format!("'m[key.account + \"{n}\"]': 1")).collect::<Vec<_>>().join(", ")
+    };
+    let actions = (0..6).map(|n| format!("{{increment: {{{}}}}}", entries(n * 300))).collect::<Vec<_>>().join(", ");
+    assert_eq!(pointers(&projection(&format!("handle: {{made: {{all: [{actions}]}}}}"))), [""]);
 }
 
 #[test]
