@@ -14,11 +14,12 @@ use super::parse_handlers::handlers;
 use super::parse_reader::{Object, Problems, filled, from_one, list, name_fits, pointer, reason, suggestion};
 use super::parse_window::{aggregates, window};
 use super::{
-    Column, ColumnType, Definition, Due, Format, Index, IndexPart, KeyPart, Kind, OnErasure, OnError, ProjectionName,
-    Rule, Source,
+    Column, ColumnSource, ColumnType, Definition, Due, Format, Index, IndexPart, KeyPart, Kind, OnErasure, OnError,
+    ProjectionName, Rule, Source,
 };
 use crate::event::canonical::canonical;
 use crate::event::{Category, EventType};
+use crate::projection::aggregate_rows::{WINDOW, WINDOW_START};
 use crate::projection::expression::{Root, Scope};
 use crate::schema::Violation;
 
@@ -43,9 +44,6 @@ const PROJECTION_MEMBERS: [&str; 12] = [
 ];
 const FOLD_MEMBERS: [&str; 9] =
     ["fold", "version", "from", "state", "handle", "snapshot", "invariant", "on_erasure", "on_error"];
-
-/// The part of the key that windows add.
-const WINDOW_START: &str = "window_start";
 
 const KEY_SCOPE: Scope = Scope { roots: &[Root::Data, Root::Event, Root::Subject], fold: false, bare: false };
 pub(super) const ROW_SCOPE: Scope = Scope { roots: &[Root::Row, Root::Key], fold: false, bare: false };
@@ -161,12 +159,24 @@ fn grouped_body(object: &Object<'_>, problems: &mut Problems) -> Body {
     let aggregates = found.map(|(value, at)| aggregates(value, &at, &mut names, problems)).unwrap_or_default();
     if object.has("window") {
         names.claim(WINDOW_START, "/window", problems);
+        names.claim(WINDOW, "/window", problems);
     }
     let indexes = indexes(object, &names, problems);
-    Body {
-        kind: Kind::Rows { key, indexes, window, aggregates, due: None },
-        columns: Vec::new(),
-        handlers: BTreeMap::new(),
+    let columns = aggregates.iter().map(|aggregate| partials(&aggregate.name)).collect();
+    let kind = Kind::Rows { key, indexes, window, aggregates, due: None };
+    Body { kind, columns, handlers: BTreeMap::new() }
+}
+
+/// The column in which a row keeps what an aggregate has seen so far.
+fn partials(name: &str) -> Column {
+    Column {
+        name: name.to_owned(),
+        kind: ColumnType::Json,
+        default: Value::Null,
+        source: ColumnSource::Handlers,
+        placeholder: None,
+        searchable: false,
+        sortable: false,
     }
 }
 

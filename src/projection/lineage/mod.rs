@@ -127,7 +127,9 @@ pub fn lineage(
     lookup: &dyn Fn(&ProjectionName, &str) -> Option<ColumnLineage>,
 ) -> Lineage {
     let analysis = Analysis::new(definition, registry);
-    let columns = definition.columns.iter().zip(analysis.columns());
+    // Aggregates are told of as aggregates.
+    let shown = if definition.is_aggregate() { &[][..] } else { &definition.columns };
+    let columns = shown.iter().zip(analysis.columns());
     let (key, aggregates) = match &definition.kind {
         Kind::Rows { key, aggregates, .. } => (key.as_slice(), aggregates.as_slice()),
         Kind::Fold { .. } => (&[][..], &[][..]),
