@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::tests::{BARE, EVENT, FOLD, compiled, evaluate, run};
-use super::*;
+use super::super::*;
+use super::{BARE, EVENT, FOLD, compiled, evaluate, run};
 
 /// Runs on a stack as small as those of the runtime's threads.
 fn on_small_stack(work: impl FnOnce() + Send + 'static) {
