@@ -11,7 +11,7 @@ use cel::{Context, IdedExpr, ParseErrors};
 use serde_json::Value;
 
 use super::convert::{self, Needs};
-use super::{CompileError, Expression, Program, Scope, functions, guard, meter, reads, resolve};
+use super::{CompileError, Compiled, Expression, Program, Scope, functions, guard, meter, reads, resolve};
 
 /// Stack of the compiling thread. Address space; only what is touched becomes memory.
 const STACK: usize = 64 << 20;
@@ -49,7 +49,7 @@ fn build(source: String, scope: Scope) -> Result<Expression, CompileError> {
         patterns: resolved.patterns.into(),
         dynamic: resolved.dynamic,
     };
-    Ok(Expression { source, reads: references, path, literal, equalities, program })
+    Ok(Expression(Box::new(Compiled { source, reads: references, path, literal, equalities, program })))
 }
 
 /// Parses. The tree of the parser itself is freed here, on the large stack.
@@ -75,8 +75,7 @@ fn constant(syntax: &IdedExpr) -> Option<Value> {
         return None;
     }
     let context = Context::with_env(functions::environment());
-    let value = cel::Value::resolve_val(syntax, &context).ok()?;
-    convert::result(value.as_ref()).ok()
+    convert::result(&context.resolve(syntax).ok()?).ok()
 }
 
 fn equalities(syntax: &IdedExpr) -> Vec<(String, Value)> {

@@ -6,11 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, Write};
 
-use cel::common::types::{
-    CelBool, CelDouble, CelDuration, CelInt, CelList, CelMap, CelMapKey, CelNull, CelOptional, CelString, CelTimestamp,
-    CelType, CelUInt,
-};
+use cel::common::types::{CelBool, CelDouble, CelInt, CelList, CelMap, CelMapKey, CelNull, CelString, CelUInt};
 use cel::common::value::Val;
+use cel::objects::{Key, OptionalValue};
 use chrono::{SecondsFormat, Utc};
 use serde_json::{Map, Number, Value};
 
@@ -120,7 +118,7 @@ pub(super) fn look_up(root: &Value, path: &Path) -> Result<Option<Value>, EvalEr
 }
 
 /// The result of an evaluation as JSON.
-pub(super) fn result(value: &(dyn Val + '_)) -> Result<Value, EvalError> {
+pub(super) fn result(value: &cel::Value) -> Result<Value, EvalError> {
     let json = json(value)?;
     check_result(&json)?;
     Ok(json)
@@ -169,62 +167,40 @@ fn number<'v>(number: &Number) -> Box<dyn Val + 'v> {
     }
 }
 
-fn json(value: &(dyn Val + '_)) -> Result<Value, EvalError> {
-    if let Some(text) = value.downcast_ref::<CelString>() {
-        return Ok(Value::from(text.inner()));
-    }
-    if let Some(integer) = value.downcast_ref::<CelInt>() {
-        return Ok(Value::from(*integer.inner()));
-    }
-    if let Some(value) = value.downcast_ref::<CelBool>() {
-        return Ok(Value::from(*value.inner()));
-    }
-    if value.downcast_ref::<CelNull>().is_some() {
-        return Ok(Value::Null);
-    }
-    if let Some(list) = value.downcast_ref::<CelList>() {
-        let elements: Result<Vec<_>, _> = list.inner().iter().map(|element| json(element.as_ref())).collect();
-        return elements.map(Value::Array);
-    }
-    if let Some(map) = value.downcast_ref::<CelMap>() {
-        return object(map);
-    }
-    scalar(value)
-}
-
-/// Values that JSON has no type of its own for.
-fn scalar(value: &(dyn Val + '_)) -> Result<Value, EvalError> {
-    if let Some(double) = value.downcast_ref::<CelDouble>() {
-        return Number::from_f64(*double.inner()).map(Value::Number).ok_or_else(|| errors::arithmetic("result"));
-    }
-    if let Some(integer) = value.downcast_ref::<CelUInt>() {
-        return Ok(Value::from(*integer.inner()));
-    }
-    if let Some(at) = value.downcast_ref::<CelTimestamp>() {
-        let at = at.inner().with_timezone(&Utc);
-        let format = if at.timestamp_subsec_millis() == 0 { SecondsFormat::Secs } else { SecondsFormat::Millis };
-        return Ok(Value::from(at.to_rfc3339_opts(format, true)));
-    }
-    if let Some(duration) = value.downcast_ref::<CelDuration>() {
-        return Ok(Value::from(duration.inner().to_string()));
-    }
-    if let Some(optional) = value.downcast_ref::<CelOptional>() {
-        return optional.option().map_or(Ok(Value::Null), json);
-    }
-    if let Some(kind) = value.downcast_ref::<CelType>() {
-        return Ok(Value::from(kind.name()));
-    }
-    Err(errors::types("result", [value.get_type().name()]))
+fn json(value: &cel::Value) -> Result<Value, EvalError> {
+    Ok(match value {
+        cel::Value::Null => Value::Null,
+        cel::Value::Bool(value) => Value::from(*value),
+        cel::Value::Int(integer) => Value::from(*integer),
+        cel::Value::UInt(integer) => Value::from(*integer),
+        cel::Value::String(text) => Value::from(text.as_str()),
+        cel::Value::Float(double) => match Number::from_f64(*double) {
+            Some(number) => Value::Number(number),
+            None => return Err(errors::arithmetic("result")),
+        },
+        cel::Value::List(list) => Value::Array(list.iter().map(json).collect::<Result<_, _>>()?),
+        cel::Value::Map(map) => return object(map),
+        cel::Value::Timestamp(at) => {
+            let at = at.with_timezone(&Utc);
+            let format = if at.timestamp_subsec_millis() == 0 { SecondsFormat::Secs } else { SecondsFormat::Millis };
+            Value::from(at.to_rfc3339_opts(format, true))
+        }
+        cel::Value::Duration(duration) => Value::from(duration.to_string()),
+        other => match <&OptionalValue>::try_from(other) {
+            Ok(optional) => return optional.value().map_or(Ok(Value::Null), json),
+            Err(_) => return Err(errors::types("result", [other.type_of().to_string().as_str()])),
+        },
+    })
 }
 
 /// A map with its keys in order; the map of JSON keeps them so.
-fn object(map: &CelMap<'_>) -> Result<Value, EvalError> {
-    let mut sorted: BTreeMap<&str, &(dyn Val + '_)> = BTreeMap::new();
-    for (key, value) in map.inner() {
-        let CelMapKey::String(name) = key else {
+fn object(map: &cel::objects::Map) -> Result<Value, EvalError> {
+    let mut sorted: BTreeMap<&str, &cel::Value> = BTreeMap::new();
+    for (key, value) in map.map.iter() {
+        let Key::String(name) = key else {
             return Err(EvalError::Type { operation: "result".to_owned(), operands: "a map without names".to_owned() });
         };
-        sorted.insert(name.inner(), value.as_ref());
+        sorted.insert(name, value);
     }
     let mut object = Map::new();
     for (name, value) in sorted {

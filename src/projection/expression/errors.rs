@@ -114,13 +114,28 @@ fn known(operation: &str) -> String {
         "math.@max" => "math.greatest",
         "math.@min" => "math.least",
         "@sortByAssociatedKeys" => "sortBy",
+        "add" => "+",
+        "mul" => "*",
+        "div" => "/",
+        "rem" => "%",
+        "sub" | "negate" => "-",
         other => other.trim_matches(['_', '@']),
     };
     let operator = !spelt.is_empty() && spelt.len() <= 2 && spelt.chars().all(|c| c.is_ascii_punctuation());
-    let word = ["in", "comparison", "map", "function", "condition", "iteration", "sortBy", "result", "math.greatest"];
-    let arithmetic = ["math.least", "add", "sub", "mul", "div", "rem", "neg", "negate", "minus"];
+    let words = [
+        "in",
+        "comparison",
+        "map",
+        "function",
+        "condition",
+        "iteration",
+        "sortBy",
+        "result",
+        "math.greatest",
+        "math.least",
+    ];
     let function = names::FUNCTIONS.iter().any(|function| function.0 == spelt);
-    if operator || function || word.contains(&spelt) || arithmetic.contains(&spelt) {
+    if operator || function || words.contains(&spelt) {
         spelt.to_owned()
     } else {
         // Extensions sometimes leave out the namespace.

@@ -3,6 +3,8 @@
 //! Owns: which implementation a function has. Every function here is a function of its arguments alone: no clock, no
 //! randomness. Errors of our functions name the function and never an argument. Must not know: events, rows.
 
+#![allow(clippy::needless_pass_by_value, clippy::unnecessary_wraps, reason = "the interpreter fixes the signature")]
+
 use std::sync::{Arc, LazyLock};
 
 use cel::common::functions::Function;

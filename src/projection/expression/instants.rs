@@ -4,6 +4,8 @@
 //! answer is one of the arguments, or a text in the form that columns of dates and timestamps hold. Must not know: the
 //! present time.
 
+#![allow(clippy::needless_pass_by_value, clippy::unnecessary_wraps, reason = "the interpreter fixes the signature")]
+
 use cel::ExecutionError;
 use cel::common::types::{CelNull, CelString, CelTimestamp};
 use cel::common::value::{CowVal, Val};
@@ -64,9 +66,8 @@ fn choose<'b, 'v>(
     first: impl Fn(DateTime<Utc>, DateTime<Utc>) -> bool,
 ) -> Answer<'b, 'v> {
     let [a, b] = args.as_slice() else { return Err(wrong_types(name, &args)) };
-    let known = |value: &CowVal<'b, 'v>| match is_null(value.as_ref()) {
-        true => Ok(None),
-        false => instant(name, value.as_ref(), &args).map(Some),
+    let known = |value: &CowVal<'b, 'v>| {
+        if is_null(value.as_ref()) { Ok(None) } else { instant(name, value.as_ref(), &args).map(Some) }
     };
     let index = match (known(a)?, known(b)?) {
         (Some(a), Some(b)) => usize::from(!first(a, b)),

@@ -40,7 +40,7 @@ mod tests {
     #[test]
     fn hostile_texts_neither_overflow_nor_hang() {
         for pattern in [">", "[", "*", "- ", "<div>", "<b>", "![", "`", "|a", "_a ", "1. ", "<a href=x>", "&", "[a]("] {
-            let text = pattern.repeat(16_000 / pattern.len());
+            let text = pattern.repeat(6_000 / pattern.len());
             let started = std::time::Instant::now();
             assert!(html(&text).is_some(), "{pattern}");
             assert!(started.elapsed().as_secs() < 20, "{pattern}: {:?}", started.elapsed());

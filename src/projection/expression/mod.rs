@@ -18,7 +18,7 @@
 //! `matches` wants its pattern as a literal. Iterating over a map goes through its keys in their order, always the same.
 //!
 //! Limits: 2,000 bytes of source, [`MOST_DEPTH`] levels and [`MOST_NODES`] nodes of syntax, iterations two deep, 10,000
-//! elements and 256 KiB of text read, 64 KiB of result, and an amount of work and memory that [`meter`] counts, so that
+//! elements and 256 KiB of text read, 64 KiB of result, and an amount of work and memory that is counted, so that
 //! no expression takes much longer than a second or makes much more than 64 MiB of values.
 
 mod compile;
@@ -33,8 +33,6 @@ mod names;
 mod reads;
 mod resolve;
 
-#[cfg(test)]
-mod properties;
 #[cfg(test)]
 mod tests;
 
@@ -86,8 +84,10 @@ pub struct Reference {
     pub path: Vec<String>,
 }
 
-/// A compiled expression.
-pub struct Expression {
+/// A compiled expression. Send and sync; compiled once, evaluated as often as wanted.
+pub struct Expression(Box<Compiled>);
+
+struct Compiled {
     source: String,
     reads: Vec<Reference>,
     path: Option<(Reference, Path)>,
@@ -178,28 +178,28 @@ impl Expression {
 
     /// The text.
     pub fn source(&self) -> &str {
-        &self.source
+        &self.0.source
     }
 
     /// Everything it may read, whichever branch is taken; sorted, distinct.
     pub fn reads(&self) -> &[Reference] {
-        &self.reads
+        &self.0.reads
     }
 
     /// The path, if the expression is nothing but one.
     pub fn path(&self) -> Option<&Reference> {
-        self.path.as_ref().map(|(reference, _)| reference)
+        self.0.path.as_ref().map(|(reference, _)| reference)
     }
 
     /// The value, if the expression is a literal.
     pub fn literal(&self) -> Option<&Value> {
-        self.literal.as_ref()
+        self.0.literal.as_ref()
     }
 
     /// Conditions of the form `column == literal` that must all hold for the whole to hold (bare scope). Numbers are
     /// equal across their types: `1` is also `1.0`.
     pub fn equalities(&self) -> Vec<(String, Value)> {
-        self.equalities.clone()
+        self.0.equalities.clone()
     }
 
     /// Evaluates. `None` when the expression is nothing but a path that is not there, be it that a member is missing or
@@ -211,12 +211,12 @@ impl Expression {
     /// # Errors
     /// [`EvalError`].
     pub fn evaluate(&self, inputs: &Inputs<'_>) -> Result<Option<Value>, EvalError> {
-        if let Some(value) = &self.literal {
+        if let Some(value) = &self.0.literal {
             return Ok(Some(value.clone()));
         }
-        match &self.path {
+        match &self.0.path {
             Some((reference, path)) => convert::look_up(inputs.root(reference.root), path),
-            None => self.program.run(inputs).map(Some),
+            None => self.0.program.run(inputs).map(Some),
         }
     }
 }
@@ -235,8 +235,10 @@ impl Program {
             let value = convert::root(inputs.root(needs.root), needs, &mut limit)?;
             context.add_variable_as_val(names::variable(needs.root), value);
         }
-        let result = cel::Value::resolve_val(&self.syntax, &context);
-        convert::result(result.map_err(|error| errors::of(&error, self.dynamic))?.as_ref())
+        // Not `resolve_val`: the compiler would inline it here, unoptimised in a debug build, and it recurses on itself in
+        // frames that a thread has room for twenty of.
+        let result = context.resolve(&self.syntax);
+        convert::result(&result.map_err(|error| errors::of(&error, self.dynamic))?)
     }
 }
 
@@ -254,6 +256,6 @@ impl<'a> Inputs<'a> {
 
 impl std::fmt::Debug for Expression {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.source)
+        f.write_str(self.source())
     }
 }

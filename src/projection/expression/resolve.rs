@@ -14,7 +14,7 @@ use regex::{Regex, RegexBuilder};
 use super::names::{self, Style};
 use super::{CompileError, Root, Scope};
 
-/// Levels of syntax, so that evaluation fits on any thread's stack. `a + b + c` has two.
+/// Levels of syntax, so that evaluation fits on any thread's stack. `a + b + c` has three.
 pub const MOST_DEPTH: usize = 40;
 /// Nodes of syntax.
 pub const MOST_NODES: usize = 500;
@@ -208,7 +208,7 @@ impl Resolver<'_> {
             }
             let shadowed = self.scope.bare || self.locals.contains(space);
             if names::NAMESPACES.contains(&space.as_str()) && !shadowed {
-                return Err(self.refuse(id, self.unknown_function(&full, Style::Global)));
+                return Err(self.refuse(id, unknown_function(&full, Style::Global)));
             }
         }
         let style = if call.target.is_some() { Style::Member } else { Style::Global };
@@ -262,27 +262,13 @@ impl Resolver<'_> {
 
     fn check_function(&self, id: u64, name: &str, style: Style, args: usize) -> Result<(), CompileError> {
         let Some((_, least, most)) = names::functions(name).find(|function| function.0 == style) else {
-            return Err(self.refuse(id, self.unknown_function(name, style)));
+            return Err(self.refuse(id, unknown_function(name, style)));
         };
         if (least..=most).contains(&args) {
             return Ok(());
         }
         let wanted = if least == most { least.to_string() } else { format!("{least} to {most}") };
         Err(self.refuse(id, format!("`{name}` takes {wanted} arguments, not {args}")))
-    }
-
-    fn unknown_function(&self, name: &str, style: Style) -> String {
-        match names::functions(name).next() {
-            Some((Style::Global, ..)) => return format!("`{name}` is called as `{name}(…)`"),
-            Some((Style::Member, ..)) => return format!("`{name}` is called as `x.{name}(…)`"),
-            None => {}
-        }
-        if names::MACROS.contains(&name) {
-            return format!("`{name}` does not take such arguments");
-        }
-        let known = names::FUNCTIONS.iter().filter(|function| function.1 == style).map(|function| function.0);
-        let close = names::suggestion(name, known.chain(names::MACROS.iter().copied()));
-        format!("unknown function `{}`{close}", short(name))
     }
 
     fn comprehension(&mut self, id: u64, node: ComprehensionExpr, depth: usize) -> Result<Expr, CompileError> {
@@ -332,4 +318,19 @@ impl Resolver<'_> {
 /// A name, cut to what a message can hold.
 fn short(name: &str) -> String {
     name.chars().take(64).collect()
+}
+
+/// What to say of a function that is not there, or not in this style.
+fn unknown_function(name: &str, style: Style) -> String {
+    match names::functions(name).next() {
+        Some((Style::Global, ..)) => return format!("`{name}` is called as `{name}(…)`"),
+        Some((Style::Member, ..)) => return format!("`{name}` is called as `x.{name}(…)`"),
+        None => {}
+    }
+    if names::MACROS.contains(&name) {
+        return format!("`{name}` does not take such arguments");
+    }
+    let known = names::FUNCTIONS.iter().filter(|function| function.1 == style).map(|function| function.0);
+    let close = names::suggestion(name, known.chain(names::MACROS.iter().copied()));
+    format!("unknown function `{}`{close}", short(name))
 }

@@ -1,30 +1,32 @@
 //! What expressions give, refuse and say they read.
 
+mod properties;
+
 use serde_json::{Value, json};
 
 use super::*;
 
-pub(super) const EVENT: Scope =
+const EVENT: Scope =
     Scope { roots: &[Root::Data, Root::Event, Root::Subject, Root::Row, Root::Key], fold: false, bare: false };
-pub(super) const FOLD: Scope = Scope { roots: &[Root::Data, Root::Event, Root::Row], fold: true, bare: false };
-pub(super) const BARE: Scope = Scope { roots: &[], fold: false, bare: true };
+const FOLD: Scope = Scope { roots: &[Root::Data, Root::Event, Root::Row], fold: true, bare: false };
+const BARE: Scope = Scope { roots: &[], fold: false, bare: true };
 
-pub(super) fn compiled(source: &str, scope: Scope) -> Expression {
+fn compiled(source: &str, scope: Scope) -> Expression {
     Expression::compile(source, scope).unwrap_or_else(|error| panic!("{source}: {error}"))
 }
 
-pub(super) fn evaluate(expression: &Expression, data: &Value) -> Result<Option<Value>, EvalError> {
+fn evaluate(expression: &Expression, data: &Value) -> Result<Option<Value>, EvalError> {
     let event = json!({"id": "e1", "type": "t", "revision": 3});
     let subject = json!({"contact": "ds_1"});
     let key = json!({"account": "a1"});
     expression.evaluate(&Inputs { data, event: &event, subject: &subject, row: data, key: &key })
 }
 
-pub(super) fn run(source: &str, data: &Value) -> Result<Option<Value>, EvalError> {
+fn run(source: &str, data: &Value) -> Result<Option<Value>, EvalError> {
     evaluate(&compiled(source, EVENT), data)
 }
 
-pub(super) fn value(source: &str, data: &Value) -> Value {
+fn value(source: &str, data: &Value) -> Value {
     run(source, data).unwrap_or_else(|error| panic!("{source}: {error}")).unwrap_or_else(|| panic!("{source}: nothing"))
 }
 
