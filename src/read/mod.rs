@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::clock::Clock;
 use crate::event::{ExternalId, Position, Revision, StoreId, SubjectRef};
-use crate::eventlog::{EventLog, Fence, Page, ReadError, ReadQuery, StoredEvent};
+use crate::eventlog::{EventLog, Fence, FenceState, Page, ReadError, ReadQuery, StoredEvent};
 use crate::keystore::CachedKeystore;
 use crate::keystore::lease::{Lease, Leases};
 use crate::keystore::{KeystoreError, Resolved};
@@ -49,7 +49,8 @@ pub enum Purposes {
 }
 
 impl Purposes {
-    fn allow(&self, purpose: &str) -> bool {
+    /// Whether values processed for this purpose are shown.
+    pub fn allow(&self, purpose: &str) -> bool {
         match self {
             Self::None => false,
             Self::All => true,
@@ -95,6 +96,20 @@ impl State {
             Self::Fenced(fence) => fence.state.as_str(),
             Self::Unavailable => "unavailable",
             Self::Withheld => "withheld",
+        }
+    }
+
+    /// Of two states of one value the one that leaves more hope is told, the larger number: what is still somewhere is
+    /// not erased.
+    pub fn rank(&self) -> u8 {
+        match self {
+            Self::Unavailable => 4,
+            Self::Withheld => 3,
+            Self::Fenced(fence) => match fence.state {
+                FenceState::Restricted => 2,
+                FenceState::Expired => 1,
+                FenceState::Erased => 0,
+            },
         }
     }
 }

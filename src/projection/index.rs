@@ -1,0 +1,173 @@
+//! Index entries: bytes that sort as the values do.
+//!
+//! Owns: the encoding of public values, what a row enters into each declared index, and where a query has to look. Must
+//! not know: tables, keys. Keeps invariant 1: of a value that has owners an entry says that it is there and nothing else,
+//! and nothing stands behind it, so an entry never holds a byte that an erasure would have to remove.
+//!
+//! Order: null, false, true, numbers, text by its bytes, then what cannot be compared. Every part says itself where it
+//! ends, so no value's bytes are the beginning of another's, and every first byte is below `0xff`.
+
+use serde_json::Value;
+
+use super::cell::Content;
+use super::definition::{ColumnSource, Definition, Index, Kind};
+use super::row::Row;
+use super::scalar::Number;
+
+/// Stands for a value that has owners, for a list or a map, and for whatever else has no place in an order. Last in both
+/// directions.
+pub const SEALED: u8 = 0xfe;
+/// Bytes of a text that are entered. Longer ones are cut: they are found together and told apart in their rows.
+pub const MOST_TEXT: usize = 256;
+
+const NULL: u8 = 0x02;
+const FALSE: u8 = 0x03;
+const TRUE: u8 = 0x04;
+const NUMBER: u8 = 0x05;
+const TEXT: u8 = 0x06;
+/// After a zero byte: the end, the end of what was cut, a zero byte of the text.
+const END: u8 = 0x01;
+const CUT: u8 = 0x02;
+const ZERO: u8 = 0x03;
+
+/// What a row enters: one entry per declared index, under the index's place among them.
+pub fn entries(definition: &Definition, row: &Row) -> Vec<(i64, Vec<u8>)> {
+    let Kind::Rows { indexes, .. } = &definition.kind else { return Vec::new() };
+    indexes.iter().enumerate().map(|(number, index)| (number as i64, entry(definition, index, row))).collect()
+}
+
+/// Beginnings of all entries of rows that can meet these equalities, ascending: at every part that may be personal also
+/// the sealed ones, of which nobody knows. `None` when no leading part is among them.
+pub fn prefixes(definition: &Definition, index: &Index, equalities: &[(String, Value)]) -> Option<Vec<Vec<u8>>> {
+    let mut found = Vec::new();
+    let mut so_far = Vec::new();
+    for part in &index.parts {
+        let Some((_, value)) = equalities.iter().find(|(name, _)| *name == part.name) else { break };
+        let mut next = so_far.clone();
+        let Pushed::Whole(cut) = push(&mut next, value, part.descending) else { break };
+        if !is_key_part(definition, &part.name) {
+            so_far.push(SEALED);
+            found.push(so_far);
+        }
+        so_far = next;
+        if cut {
+            break;
+        }
+    }
+    if so_far.is_empty() {
+        return None;
+    }
+    found.push(so_far);
+    found.sort_unstable();
+    Some(found)
+}
+
+/// How many leading parts equalities fix.
+pub fn leading(index: &Index, equalities: &[(String, Value)]) -> usize {
+    index.parts.iter().take_while(|part| equalities.iter().any(|(name, _)| *name == part.name)).count()
+}
+
+/// Adds one value; what has no order adds [`SEALED`].
+pub fn push_value(out: &mut Vec<u8>, value: &Value, descending: bool) {
+    push(out, value, descending);
+}
+
+enum Pushed {
+    /// The value, and whether it was cut.
+    Whole(bool),
+    /// Only that there is one.
+    Sealed,
+}
+
+fn entry(definition: &Definition, index: &Index, row: &Row) -> Vec<u8> {
+    let mut out = Vec::new();
+    for part in &index.parts {
+        let pushed = match public(definition, row, &part.name) {
+            Some(value) => push(&mut out, value, part.descending),
+            None => {
+                out.push(SEALED);
+                Pushed::Sealed
+            }
+        };
+        // Behind something sealed an order says nothing, and of a cut text only the beginning is fixed.
+        if !matches!(pushed, Pushed::Whole(false)) {
+            break;
+        }
+    }
+    out
+}
+
+/// The value of a key part or column if it is public and stands in the row.
+fn public<'r>(definition: &Definition, row: &'r Row, name: &str) -> Option<&'r Value> {
+    if is_key_part(definition, name) {
+        return row.parts.get(name);
+    }
+    let at = definition.column(name)?;
+    // A looked-up value stands in another row, an aggregate's column holds its state.
+    let elsewhere = matches!(definition.columns[at].source, ColumnSource::Lookup { .. }) || definition.is_aggregate();
+    match row.columns.get(at)? {
+        Content::Single(cell) if cell.owners.is_public() && !elsewhere => cell.value.as_ref(),
+        _ => None,
+    }
+}
+
+fn is_key_part(definition: &Definition, name: &str) -> bool {
+    definition.part_names().any(|part| part == name)
+}
+
+fn push(out: &mut Vec<u8>, value: &Value, descending: bool) -> Pushed {
+    let from = out.len();
+    let mut cut = false;
+    match value {
+        Value::Null => out.push(NULL),
+        Value::Bool(false) => out.push(FALSE),
+        Value::Bool(true) => out.push(TRUE),
+        Value::Number(_) => match Number::of(value) {
+            Some(number) => push_number(out, number),
+            None => {
+                out.push(SEALED);
+                return Pushed::Sealed;
+            }
+        },
+        Value::String(text) => cut = push_text(out, text),
+        Value::Array(_) | Value::Object(_) => {
+            out.push(SEALED);
+            return Pushed::Sealed;
+        }
+    }
+    if descending {
+        out[from..].iter_mut().for_each(|byte| *byte = !*byte);
+    }
+    Pushed::Whole(cut)
+}
+
+/// The nearest double, its bits turned so that they sort, and how far the whole number is from it: 2^53 and 2^53 + 1 have
+/// one double, and no 64-bit number is further than 1024 from its own.
+fn push_number(out: &mut Vec<u8>, number: Number) {
+    let float = number.float();
+    let bits = float.to_bits();
+    let bits = if bits >> 63 == 1 { !bits } else { bits | 1 << 63 };
+    let rest = match number {
+        Number::Whole(whole) => whole - float as i128,
+        Number::Fraction(_) => 0,
+    };
+    let rest = i16::try_from(rest).unwrap_or_default();
+    out.push(NUMBER);
+    out.extend_from_slice(&bits.to_be_bytes());
+    out.extend_from_slice(&(rest as u16 ^ 0x8000).to_be_bytes());
+}
+
+/// Whether the text was cut.
+fn push_text(out: &mut Vec<u8>, text: &str) -> bool {
+    let bytes = text.as_bytes();
+    out.push(TEXT);
+    for byte in bytes.iter().take(MOST_TEXT) {
+        out.push(*byte);
+        if *byte == 0 {
+            out.push(ZERO);
+        }
+    }
+    let cut = bytes.len() > MOST_TEXT;
+    out.extend_from_slice(&[0, if cut { CUT } else { END }]);
+    cut
+}
