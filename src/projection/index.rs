@@ -171,3 +171,201 @@ fn push_text(out: &mut Vec<u8>, text: &str) -> bool {
     out.extend_from_slice(&[0, if cut { CUT } else { END }]);
     cut
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cmp::Ordering;
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::event::{Purpose, SubjectRef};
+    use crate::projection::cell::Cell;
+    use crate::projection::definition::{
+        Column, ColumnType, IndexPart, KeyPart, OnErasure, OnError, ProjectionName, Source,
+    };
+    use crate::projection::expression::{Expression, Root, Scope};
+    use crate::projection::owners::{Alternative, Owners};
+    use crate::projection::scalar::Scalar;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn value() -> impl Strategy<Value = Value> {
+        let edges = vec![
+            json!(null),
+            json!(false),
+            json!(true),
+            json!(0),
+            json!(-0.0),
+            json!(0.5),
+            json!(-0.5),
+            json!(5),
+            json!(5.0),
+            json!(u64::MAX),
+            json!(u64::MAX as f64),
+            json!(u64::MAX - 1),
+            json!(i64::MIN),
+            json!(1_u64 << 53),
+            json!((1_u64 << 53) + 1),
+            json!((1_u64 << 53) as f64),
+            json!(1e300),
+            json!(-1e300),
+            json!(5e-324),
+            json!(""),
+            json!("\0"),
+            json!("\0\0"),
+            json!("a\0"),
+            json!("a\u{1}"),
+            json!("\u{10ffff}"),
+        ];
+        prop_oneof![
+            prop::sample::select(edges),
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            "[a\0\u{1}\u{ff}é]{0,5}".prop_map(Value::from),
+        ]
+    }
+
+    fn rank(value: &Value) -> u8 {
+        match value {
+            Value::Null => 0,
+            Value::Bool(false) => 1,
+            Value::Bool(true) => 2,
+            Value::Number(_) => 3,
+            _ => 4,
+        }
+    }
+
+    fn compare(a: &Value, b: &Value) -> Ordering {
+        rank(a).cmp(&rank(b)).then_with(|| match (a, b) {
+            (Value::String(a), Value::String(b)) => a.as_bytes().cmp(b.as_bytes()),
+            (Value::Number(_), Value::Number(_)) => {
+                Scalar::of(a).zip(Scalar::of(b)).and_then(|(a, b)| a.compare(&b)).unwrap()
+            }
+            _ => Ordering::Equal,
+        })
+    }
+
+    fn encoded(values: &[Value], descending: bool) -> Vec<u8> {
+        let mut out = Vec::new();
+        values.iter().for_each(|value| push_value(&mut out, value, descending));
+        out
+    }
+
+    fn definition(parts: &[(&str, bool)]) -> Definition {
+        let scope = Scope { roots: &[Root::Data], fold: false, bare: false };
+        let column = |name: &str, kind| Column {
+            name: name.into(),
+            kind,
+            default: Value::Null,
+            source: ColumnSource::Handlers,
+            placeholder: None,
+            searchable: true,
+            sortable: true,
+        };
+        let parts = parts.iter().map(|(name, descending)| IndexPart { name: (*name).into(), descending: *descending });
+        Definition {
+            name: ProjectionName::parse("contacts").unwrap(),
+            version: 1,
+            kind: Kind::Rows {
+                key: vec![KeyPart {
+                    name: "account".into(),
+                    value: Expression::compile("data.account", scope).unwrap(),
+                }],
+                indexes: vec![Index { parts: parts.collect() }],
+                window: None,
+                aggregates: vec![],
+                due: None,
+            },
+            from: Source { category: None, types: vec![] },
+            columns: vec![
+                column("name", ColumnType::String),
+                column("tags", ColumnType::List(Box::new(ColumnType::String))),
+            ],
+            handlers: Default::default(),
+            on_erasure: OnErasure::Redact,
+            on_error: OnError::Stop,
+            text: String::new(),
+        }
+    }
+
+    fn row(definition: &Definition, account: &str, name: Cell) -> Row {
+        let mut row = Row::new(&definition.columns, [("account".to_owned(), json!(account))].into_iter().collect());
+        row.columns[0] = Content::Single(name);
+        row
+    }
+
+    fn ada(value: &str) -> Cell {
+        let people: BTreeSet<_> = [(SubjectRef([1; 16]), 0)].into();
+        let way = Alternative { purpose: Purpose::parse("general").unwrap(), people };
+        Cell { value: Some(json!(value)), owners: Owners::any_of([way]), origin: None }
+    }
+
+    fn covers(prefix: &[u8], entry: &[u8]) -> bool {
+        let end = [prefix, &[0xff]].concat();
+        prefix <= entry && entry < end.as_slice()
+    }
+
+    #[test]
+    fn of_an_owned_value_nothing_is_entered_and_nothing_behind_it() {
+        let definition = definition(&[("account", false), ("name", false), ("account", true)]);
+        let one = entries(&definition, &row(&definition, "a1", ada("Ada")));
+        let two = entries(&definition, &row(&definition, "a1", ada("Bob")));
+        assert_eq!(one, two);
+        assert_eq!(one[0].1, [encoded(&[json!("a1")], false), vec![SEALED]].concat());
+    }
+
+    #[test]
+    fn a_query_finds_the_public_and_the_sealed() {
+        let definition = definition(&[("account", true), ("name", false)]);
+        let Kind::Rows { indexes, .. } = &definition.kind else { unreachable!() };
+        let wanted = [("name".to_owned(), json!("Ada")), ("account".to_owned(), json!("a1"))];
+        let prefixes = prefixes(&definition, &indexes[0], &wanted).unwrap();
+        assert_eq!(prefixes.len(), 2);
+        let found = |account, name| {
+            let entry = &entries(&definition, &row(&definition, account, name))[0].1;
+            prefixes.iter().filter(|prefix| covers(prefix, entry)).count()
+        };
+        assert_eq!(found("a1", Cell::public(json!("Ada"))), 1);
+        assert_eq!(found("a1", ada("Ada")), 1);
+        assert_eq!(found("a1", Cell::public(json!("Adam"))), 0);
+        assert_eq!(found("a2", ada("Ada")), 0);
+        assert_eq!(super::prefixes(&definition, &indexes[0], &wanted[..1]), None);
+    }
+
+    #[test]
+    fn long_text_is_found_by_its_beginning() {
+        let definition = definition(&[("account", false), ("name", false)]);
+        let Kind::Rows { indexes, .. } = &definition.kind else { unreachable!() };
+        let long = "x".repeat(MOST_TEXT);
+        for account in [long.clone(), long.clone() + "y", long.clone() + "z"] {
+            let entry = &entries(&definition, &row(&definition, &account, Cell::public(json!("Ada"))))[0].1;
+            let wanted = [("account".to_owned(), json!(account)), ("name".to_owned(), json!("Ada"))];
+            let prefixes = prefixes(&definition, &indexes[0], &wanted).unwrap();
+            assert!(prefixes.iter().any(|prefix| covers(prefix, entry)));
+        }
+        assert!(encoded(&[json!(long)], false) < encoded(&[json!(long.clone() + "\0")], false));
+        assert!(encoded(&[json!(long)], true) > encoded(&[json!(long + "\0")], true));
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_sort_as_values_do(a in value(), b in value()) {
+            let expected = compare(&a, &b);
+            let (one, two) = ([a], [b]);
+            prop_assert_eq!(encoded(&one, false).cmp(&encoded(&two, false)), expected);
+            prop_assert_eq!(encoded(&one, true).cmp(&encoded(&two, true)), expected.reverse());
+            for descending in [false, true] {
+                prop_assert!(encoded(&one, descending)[0] < SEALED);
+            }
+        }
+
+        #[test]
+        fn no_value_begins_with_another(a in prop::collection::vec(value(), 1..4), b in prop::collection::vec(value(), 1..4), descending: bool) {
+            let (one, two) = (encoded(&a, descending), encoded(&b, descending));
+            let prefix = a.len() <= b.len() && a.iter().zip(&b).all(|(a, b)| compare(a, b).is_eq());
+            prop_assert_eq!(two.starts_with(&one), prefix);
+            prop_assert_eq!(covers(&one, &two), prefix);
+        }
+    }
+}

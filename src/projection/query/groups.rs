@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
+use super::candidates::Candidates;
 use super::opening::{Batch, OpenRow};
 use super::plan::Name;
 use super::render::{RenderedRow, Shown, ShownCell};
 use super::select::{Order, Page, push};
-use super::candidates::Candidates;
 use super::{Attempt, QueryError, Run};
 use crate::clock::Millis;
 use crate::event::SubjectRef;
@@ -191,9 +191,9 @@ impl Run<'_> {
         let aggregate = self.aggregate(at)?;
         let state = Partial::from_json(&aggregate.function, value).map_err(|_| CorruptRow)?;
         match to {
-            Some(sum) => sum
-                .merge(&state)
-                .map_err(|error| QueryError::Aggregate { column: aggregate.name.clone(), error }),
+            Some(sum) => {
+                sum.merge(&state).map_err(|error| QueryError::Aggregate { column: aggregate.name.clone(), error })
+            }
             None => {
                 *to = Some(state);
                 Ok(())

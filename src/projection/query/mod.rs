@@ -15,8 +15,6 @@ mod plan;
 mod render;
 mod select;
 mod show;
-#[cfg(test)]
-mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -224,12 +222,7 @@ impl RowReader {
     ///
     /// # Errors
     /// [`QueryError`].
-    pub async fn rows(
-        &self,
-        live: &Live<'_>,
-        query: &RowQuery,
-        viewer: &Viewer,
-    ) -> Result<RenderedRows, QueryError> {
+    pub async fn rows(&self, live: &Live<'_>, query: &RowQuery, viewer: &Viewer) -> Result<RenderedRows, QueryError> {
         let plan = Plan::new(live, query, &self.options)?;
         // Results over people are computed from what is sealed, whoever asks.
         let opens = viewer.purposes != Purposes::None || plan.declassifies;

@@ -21,8 +21,6 @@ use crate::read::Purposes;
 pub struct OpenRow {
     /// Its key.
     pub key: RowKey,
-    /// The entry that found it.
-    pub entry: Option<Vec<u8>>,
     /// The row, looked-up cells in place.
     pub row: Row,
 }
@@ -52,9 +50,10 @@ impl Batch {
         };
         purposes.allow(way.purpose.as_str())
             && way.people.iter().all(|person| self.keys.contains_key(&id(person)))
-            && !way.people.iter().any(|(subject, generation)| {
-                self.fences.covering(subject, way.purpose.as_str(), *generation).is_some()
-            })
+            && !way
+                .people
+                .iter()
+                .any(|(subject, generation)| self.fences.covering(subject, way.purpose.as_str(), *generation).is_some())
     }
 }
 
@@ -122,7 +121,7 @@ impl Run<'_> {
     }
 
     fn open_one(&self, candidate: Candidate, needed: bool, batch: &mut Batch) -> OpenRow {
-        let Candidate { key, entry, stored, lookups, .. } = candidate;
+        let Candidate { key, stored, lookups, .. } = candidate;
         let mut row = self.open_stored(self.live.definition, stored, needed, batch);
         let lookups: Vec<Option<Row>> = lookups
             .into_iter()
@@ -134,7 +133,7 @@ impl Run<'_> {
             let content = found.and_then(|(table, column)| lookups.get(table)?.as_ref()?.columns.get(column));
             row.columns[at] = content.cloned().unwrap_or_else(|| default(column));
         }
-        OpenRow { key, entry, row }
+        OpenRow { key, row }
     }
 
     fn open_stored(&self, definition: &Definition, stored: StoredRow, needed: bool, batch: &mut Batch) -> Row {
