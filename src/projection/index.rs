@@ -30,6 +30,21 @@ const END: u8 = 0x01;
 const CUT: u8 = 0x02;
 const ZERO: u8 = 0x03;
 
+/// Part of a windowed row's key: when the window begins, RFC 3339.
+pub const WINDOW_START: &str = "window_start";
+/// Part of a windowed row's key: how long the window is, ISO 8601.
+pub const WINDOW: &str = "window";
+
+/// Names of the parts of a row's key: those declared, in that order, then those of a window.
+pub fn part_names(definition: &Definition) -> impl Iterator<Item = &str> {
+    let (parts, windowed) = match &definition.kind {
+        Kind::Rows { key, window, .. } => (key.as_slice(), window.is_some()),
+        Kind::Fold { .. } => (&[][..], false),
+    };
+    let window = [WINDOW_START, WINDOW].into_iter().filter(move |_| windowed);
+    parts.iter().map(|part| part.name.as_str()).chain(window)
+}
+
 /// What a row enters: one entry per declared index, under the index's place among them.
 pub fn entries(definition: &Definition, row: &Row) -> Vec<(i64, Vec<u8>)> {
     let Kind::Rows { indexes, .. } = &definition.kind else { return Vec::new() };
@@ -104,15 +119,20 @@ fn public<'r>(definition: &Definition, row: &'r Row, name: &str) -> Option<&'r V
     }
     let at = definition.column(name)?;
     // A looked-up value stands in another row, an aggregate's column holds its state.
-    let elsewhere = matches!(definition.columns[at].source, ColumnSource::Lookup { .. }) || definition.is_aggregate();
+    let elsewhere = matches!(definition.columns[at].source, ColumnSource::Lookup { .. }) || is_aggregate(definition);
     match row.columns.get(at)? {
         Content::Single(cell) if cell.owners.is_public() && !elsewhere => cell.value.as_ref(),
         _ => None,
     }
 }
 
+/// Whether the columns of a definition hold states of aggregates.
+pub(super) fn is_aggregate(definition: &Definition) -> bool {
+    matches!(&definition.kind, Kind::Rows { aggregates, .. } if !aggregates.is_empty())
+}
+
 fn is_key_part(definition: &Definition, name: &str) -> bool {
-    definition.part_names().any(|part| part == name)
+    part_names(definition).any(|part| part == name)
 }
 
 fn push(out: &mut Vec<u8>, value: &Value, descending: bool) -> Pushed {

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::clock::Clock;
 use crate::event::{ExternalId, Position, Revision, StoreId, SubjectRef};
-use crate::eventlog::{EventLog, Fence, FenceState, Page, ReadError, ReadQuery, StoredEvent};
+use crate::eventlog::{EventLog, Fence, Page, ReadError, ReadQuery, StoredEvent};
 use crate::keystore::CachedKeystore;
 use crate::keystore::lease::{Lease, Leases};
 use crate::keystore::{KeystoreError, Resolved};
@@ -106,9 +106,9 @@ impl State {
             Self::Unavailable => 4,
             Self::Withheld => 3,
             Self::Fenced(fence) => match fence.state {
-                FenceState::Restricted => 2,
-                FenceState::Expired => 1,
-                FenceState::Erased => 0,
+                crate::eventlog::FenceState::Restricted => 2,
+                crate::eventlog::FenceState::Expired => 1,
+                crate::eventlog::FenceState::Erased => 0,
             },
         }
     }

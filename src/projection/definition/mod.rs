@@ -320,27 +320,7 @@ pub enum OnError {
     Park,
 }
 
-/// Part of a windowed row's key: when the window begins, RFC 3339.
-pub const WINDOW_START: &str = "window_start";
-/// Part of a windowed row's key: how long the window is, ISO 8601.
-pub const WINDOW: &str = "window";
-
 impl Definition {
-    /// Names of the parts of a row's key: those declared, in that order, then those of a window.
-    pub fn part_names(&self) -> impl Iterator<Item = &str> {
-        let (parts, windowed) = match &self.kind {
-            Kind::Rows { key, window, .. } => (key.as_slice(), window.is_some()),
-            Kind::Fold { .. } => (&[][..], false),
-        };
-        let window = [WINDOW_START, WINDOW].into_iter().filter(move |_| windowed);
-        parts.iter().map(|part| part.name.as_str()).chain(window)
-    }
-
-    /// Whether its columns hold states of aggregates.
-    pub fn is_aggregate(&self) -> bool {
-        matches!(&self.kind, Kind::Rows { aggregates, .. } if !aggregates.is_empty())
-    }
-
     /// Index of a column.
     pub fn column(&self, name: &str) -> Option<usize> {
         self.columns.iter().position(|column| column.name == name)

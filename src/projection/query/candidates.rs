@@ -7,6 +7,7 @@ use std::collections::HashSet;
 
 use super::{Live, QueryError, Run};
 use crate::projection::definition::ColumnSource;
+use crate::projection::index;
 use crate::projection::row::{RowKey, StoredRow};
 use crate::projection::store::RawRow;
 
@@ -157,7 +158,7 @@ fn looked_up(live: &Live<'_>, columns: impl Iterator<Item = usize>, name: &str) 
 /// The key of the row with the same values of the parts of the same names.
 fn other_key(other: &crate::projection::definition::Definition, row: &StoredRow) -> Option<RowKey> {
     let part = |name: &str| Some((name.to_owned(), row.row.parts.get(name)?.clone()));
-    let parts = other.part_names().map(part).collect::<Option<_>>()?;
+    let parts = index::part_names(other).map(part).collect::<Option<_>>()?;
     Some(RowKey::of(other.name.as_str(), &parts))
 }
 

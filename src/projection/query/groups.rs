@@ -19,7 +19,8 @@ use crate::event::SubjectRef;
 use crate::keystore::Lease;
 use crate::projection::aggregate::{GroupResult, Partial, Redacted, finish_group};
 use crate::projection::cell::{Cell, Content};
-use crate::projection::definition::{Aggregate, Kind, WINDOW_START};
+use crate::projection::definition::{Aggregate, Kind};
+use crate::projection::index::WINDOW_START;
 use crate::projection::row::{CorruptRow, RowKey};
 use crate::projection::window;
 use crate::read::render::marker;
@@ -48,6 +49,8 @@ struct States {
 struct Share {
     readable: Option<Partial>,
     redacted: bool,
+    /// Whose: several when a value was of several people.
+    owners: BTreeSet<SubjectRef>,
 }
 
 /// A finished item.
@@ -172,6 +175,7 @@ impl Run<'_> {
                             continue;
                         }
                         let share = states.people.entry(who.clone()).or_default();
+                        share.owners.append(&mut cell.owners.people());
                         if cell.value.is_some() {
                             group.people.extend(cell.owners.people());
                             self.add(&mut share.readable, *at, cell)?;
@@ -289,7 +293,11 @@ fn finish(aggregate: &Aggregate, states: States) -> Result<Finished, QueryError>
     };
     let failed = |error| QueryError::Aggregate { column: aggregate.name.clone(), error };
     let mut shares: Vec<Result<Partial, Redacted>> = Vec::new();
-    for share in people.into_values() {
+    let mut counted: BTreeSet<SubjectRef> = BTreeSet::new();
+    for mut share in people.into_values() {
+        if share.readable.as_ref().is_some_and(|part| !part.is_empty()) {
+            counted.append(&mut share.owners);
+        }
         shares.extend(share.readable.map(Ok));
         shares.extend(share.redacted.then_some(Err(Redacted)));
     }
@@ -299,8 +307,10 @@ fn finish(aggregate: &Aggregate, states: States) -> Result<Finished, QueryError>
             share.merge(&public).map_err(failed)?;
         }
     }
+    // Shares of several people can be more than the people are.
+    let enough = counted.len() as u64 >= u64::from(declassify.min_group);
     Ok(match finish_group(function, shares.into_iter(), declassify.min_group).map_err(failed)? {
-        GroupResult::Value(value, left_out) => Finished { value: Some(value), left_out },
+        GroupResult::Value(value, left_out) => Finished { value: enough.then_some(value), left_out },
         GroupResult::TooFew { redacted_count } => Finished { value: None, left_out: redacted_count },
     })
 }

@@ -26,6 +26,7 @@ pub use render::{Header, RenderedRow, RenderedRows, ShownCell};
 use super::aggregate::AggregateError;
 use super::definition::{Definition, IndexPart};
 use super::expression::Expression;
+use super::index;
 use super::row::{CorruptRow, RowKey};
 use super::store::{GenerationId, Store};
 use crate::db::statement::DbError;
@@ -256,7 +257,7 @@ impl RowReader {
             lease.narrow([]);
         }
         let run = Run { reader: self, live, plan, viewer };
-        if live.definition.is_aggregate() { run.aggregates(lease).await } else { run.page(lease).await }
+        if index::is_aggregate(live.definition) { run.aggregates(lease).await } else { run.page(lease).await }
     }
 }
 

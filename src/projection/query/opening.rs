@@ -13,6 +13,7 @@ use crate::eventlog::Fences;
 use crate::keystore::{DekId, Fetched};
 use crate::projection::cell::{Cell, Content};
 use crate::projection::definition::{Column, ColumnSource, Definition};
+use crate::projection::index;
 use crate::projection::owners::Alternative;
 use crate::projection::row::{Keys, Row, RowKey, StoredRow};
 use crate::read::Purposes;
@@ -60,7 +61,7 @@ impl Batch {
 impl Run<'_> {
     /// Purposes for which cells are opened. What an aggregate keeps per person is never shown as such.
     pub fn purposes(&self) -> &Purposes {
-        if self.live.definition.is_aggregate() { &Purposes::All } else { &self.viewer.purposes }
+        if index::is_aggregate(self.live.definition) { &Purposes::All } else { &self.viewer.purposes }
     }
 
     /// Opens rows of which one of these columns is personal; the others stay as they are.
@@ -179,7 +180,7 @@ fn stored_rows(row: &Candidate) -> impl Iterator<Item = &StoredRow> {
 
 /// A column that can be looked up: not the state of an aggregate, not looked up itself.
 fn column_of(other: &Definition, name: &str) -> Option<usize> {
-    let at = other.column(name).filter(|_| !other.is_aggregate())?;
+    let at = other.column(name).filter(|_| !index::is_aggregate(other))?;
     (!matches!(other.columns[at].source, ColumnSource::Lookup { .. })).then_some(at)
 }
 

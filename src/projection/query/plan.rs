@@ -7,9 +7,10 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::{Live, QueryError, QueryOptions, RowQuery};
-use crate::projection::definition::{Aggregate, Definition, Index, Kind, WINDOW, WINDOW_START, Window};
+use crate::projection::definition::{Aggregate, Definition, Index, Kind, Window};
 use crate::projection::expression::{Root, Scope};
-use crate::projection::{duration, index, window};
+use crate::projection::index::{self, WINDOW, WINDOW_START};
+use crate::projection::{duration, window};
 
 /// Names that a filter may use: key parts and columns.
 pub const FILTER: Scope = Scope { roots: &[], fold: false, bare: true };
@@ -139,7 +140,7 @@ impl Names<'_> {
     fn parts(&self) -> impl Iterator<Item = &str> {
         let grouping = self.grouping;
         let start = grouping.step.map(|_| WINDOW_START);
-        let own = self.definition.part_names().filter(|_| !self.definition.is_aggregate());
+        let own = index::part_names(self.definition).filter(|_| !index::is_aggregate(self.definition));
         own.chain(grouping.parts.iter().map(String::as_str)).chain(start)
     }
 
@@ -172,7 +173,7 @@ fn reads(definition: &Definition, query: &RowQuery) -> Result<Vec<(Name, Vec<Str
         let Some((name, path)) = reference.path.split_first().filter(|_| reference.root == Root::Row) else {
             return Err(QueryError::UnknownName { name: reference.path.join(".") });
         };
-        let meaning = if definition.part_names().any(|part| part == name) {
+        let meaning = if index::part_names(definition).any(|part| part == name) {
             Name::Part(name.clone())
         } else {
             let column = definition.column(name).map(Name::Column);
@@ -195,7 +196,7 @@ fn grouping(
         let asked = !query.group_by.is_empty() || query.step.is_some();
         return if asked { Err(QueryError::NotAggregated) } else { Ok((Grouping::default(), None)) };
     }
-    if let Some(name) = query.group_by.iter().find(|name| !definition.part_names().any(|part| part == *name)) {
+    if let Some(name) = query.group_by.iter().find(|name| !index::part_names(definition).any(|part| part == *name)) {
         return Err(QueryError::UnknownName { name: name.clone() });
     }
     let names_window = reads.iter().any(|(name, _)| *name == Name::Part(WINDOW.to_owned()));
@@ -210,8 +211,7 @@ fn grouping(
         (Some(kept), None) => (!names_window && query.key.is_none()).then_some(kept.size),
     };
     let made_of_time = |name: &str| name == WINDOW || name == WINDOW_START;
-    let parts: Vec<String> = definition
-        .part_names()
+    let parts: Vec<String> = index::part_names(definition)
         .filter(|name| query.group_by.is_empty() || query.group_by.iter().any(|kept| kept == name))
         .filter(|name| query.step.is_none() || !made_of_time(name))
         .map(str::to_owned)

@@ -136,7 +136,7 @@ impl Run<'_> {
 
     fn in_window(&self, row: &Candidate) -> bool {
         let Some(window) = &self.plan.window else { return true };
-        let part = row.stored.row.parts.get(crate::projection::definition::WINDOW);
+        let part = row.stored.row.parts.get(crate::projection::index::WINDOW);
         part.and_then(Value::as_str) == Some(window)
     }
 
