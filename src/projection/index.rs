@@ -20,6 +20,9 @@ pub const SEALED: u8 = 0xfe;
 /// Bytes of a text that are entered. Longer ones are cut: they are found together and told apart in their rows.
 pub const MOST_TEXT: usize = 256;
 
+/// A value without an order.
+const NO_ORDER: Value = Value::Array(Vec::new());
+
 const NULL: u8 = 0x02;
 const FALSE: u8 = 0x03;
 const TRUE: u8 = 0x04;
@@ -97,13 +100,7 @@ enum Pushed {
 fn entry(definition: &Definition, index: &Index, row: &Row) -> Vec<u8> {
     let mut out = Vec::new();
     for part in &index.parts {
-        let pushed = match public(definition, row, &part.name) {
-            Some(value) => push(&mut out, value, part.descending),
-            None => {
-                out.push(SEALED);
-                Pushed::Sealed
-            }
-        };
+        let pushed = push(&mut out, public(definition, row, &part.name).unwrap_or(&NO_ORDER), part.descending);
         // Behind something sealed an order says nothing, and of a cut text only the beginning is fixed.
         if !matches!(pushed, Pushed::Whole(false)) {
             break;
@@ -142,17 +139,13 @@ fn push(out: &mut Vec<u8>, value: &Value, descending: bool) -> Pushed {
         Value::Null => out.push(NULL),
         Value::Bool(false) => out.push(FALSE),
         Value::Bool(true) => out.push(TRUE),
-        Value::Number(_) => match Number::of(value) {
-            Some(number) => push_number(out, number),
-            None => {
+        Value::String(text) => cut = push_text(out, text),
+        other => {
+            let Some(number) = Number::of(other) else {
                 out.push(SEALED);
                 return Pushed::Sealed;
-            }
-        },
-        Value::String(text) => cut = push_text(out, text),
-        Value::Array(_) | Value::Object(_) => {
-            out.push(SEALED);
-            return Pushed::Sealed;
+            };
+            push_number(out, number);
         }
     }
     if descending {

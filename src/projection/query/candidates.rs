@@ -131,7 +131,9 @@ impl Run<'_> {
     async fn join_one(&self, at: usize, rows: &mut [Candidate]) -> Result<(), QueryError> {
         let (other, generation) = self.live.lookups[at];
         if !looked_up(self.live, self.plan.touched.iter().copied(), other.name.as_str()) {
-            rows.iter_mut().for_each(|row| row.lookups.push(None));
+            for row in rows {
+                row.lookups.push(None);
+            }
             return Ok(());
         }
         let keys: Vec<Option<RowKey>> = rows.iter().map(|row| other_key(other, &row.stored)).collect();

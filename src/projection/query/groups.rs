@@ -85,8 +85,9 @@ impl Run<'_> {
         }
         let mut shown = self.show_items(&items);
         shown.next = page.next;
-        let outcome = Page { epoch: batch.fences.epoch(), missing: batch.missing, ..Page::default() };
-        Ok(self.conclude(shown, &items, Page { unavailable: batch.unavailable, ..outcome }, lease))
+        let mut outcome = Page::default();
+        outcome.note(&batch);
+        Ok(self.conclude(shown, &items, &outcome, lease))
     }
 
     /// All rows, merged, finished, filtered, sorted; then the page.
@@ -107,10 +108,10 @@ impl Run<'_> {
             keys.into_iter().filter_map(|key| items.remove(&key).map(|item| (key, item))).collect();
         let mut shown = self.show_items(&items);
         shown.next = next;
-        Ok(self.conclude(shown, &items, outcome, lease))
+        Ok(self.conclude(shown, &items, &outcome, lease))
     }
 
-    fn conclude(&self, shown: Shown, items: &[(RowKey, Item)], outcome: Page, mut lease: Lease) -> Attempt {
+    fn conclude(&self, shown: Shown, items: &[(RowKey, Item)], outcome: &Page, mut lease: Lease) -> Attempt {
         lease.narrow(items.iter().flat_map(|(_, item)| item.people.iter().copied()));
         self.finish(shown, outcome.epoch, outcome.missing, outcome.unavailable, lease)
     }
@@ -194,15 +195,11 @@ impl Run<'_> {
         let Some(value) = cell.value.as_ref().filter(|value| !value.is_null()) else { return Ok(()) };
         let aggregate = self.aggregate(at)?;
         let state = Partial::from_json(&aggregate.function, value).map_err(|_| CorruptRow)?;
-        match to {
-            Some(sum) => {
-                sum.merge(&state).map_err(|error| QueryError::Aggregate { column: aggregate.name.clone(), error })
-            }
-            None => {
-                *to = Some(state);
-                Ok(())
-            }
-        }
+        let Some(sum) = to else {
+            *to = Some(state);
+            return Ok(());
+        };
+        sum.merge(&state).map_err(|error| QueryError::Aggregate { column: aggregate.name.clone(), error })
     }
 
     fn finished(&self, group: Group) -> Result<Item, QueryError> {

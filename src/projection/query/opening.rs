@@ -106,19 +106,22 @@ impl Run<'_> {
 
     /// Content of a column while the row is sealed; `None` when it is looked up where there is no row.
     pub fn content_of<'c>(&self, row: &'c Candidate, at: usize) -> Option<&'c Content> {
-        match self.lookup(at) {
-            None => row.stored.row.columns.get(at),
-            Some(found) => found.and_then(|(table, column)| row.lookups.get(table)?.as_ref()?.row.columns.get(column)),
+        match self.place_of(at) {
+            Place::Own => row.stored.row.columns.get(at),
+            Place::Joined(table, column) => row.lookups.get(table)?.as_ref()?.row.columns.get(column),
+            Place::Nowhere => None,
         }
     }
 
-    /// Where a column is looked up: which of the joined rows, which of its columns. `Some(None)` when there is no such.
-    fn lookup(&self, at: usize) -> Option<Option<(usize, usize)>> {
-        let ColumnSource::Lookup { projection, column } = &self.live.definition.columns.get(at)?.source else {
-            return None;
+    fn place_of(&self, at: usize) -> Place {
+        let Some(ColumnSource::Lookup { projection, column }) =
+            self.live.definition.columns.get(at).map(|column| &column.source)
+        else {
+            return Place::Own;
         };
         let table = self.live.lookups.iter().position(|(other, _)| other.name == *projection);
-        Some(table.and_then(|table| Some((table, column_of(self.live.lookups[table].0, column)?))))
+        let found = table.and_then(|table| Some((table, column_of(self.live.lookups[table].0, column)?)));
+        found.map_or(Place::Nowhere, |(table, column)| Place::Joined(table, column))
     }
 
     fn open_one(&self, candidate: Candidate, needed: bool, batch: &mut Batch) -> OpenRow {
@@ -130,9 +133,14 @@ impl Run<'_> {
             .map(|(stored, (other, _))| Some(self.open_stored(other, stored?, needed, batch)))
             .collect();
         for (at, column) in self.live.definition.columns.iter().enumerate() {
-            let Some(found) = self.lookup(at) else { continue };
-            let content = found.and_then(|(table, column)| lookups.get(table)?.as_ref()?.columns.get(column));
-            row.columns[at] = content.cloned().unwrap_or_else(|| default(column));
+            let content = match self.place_of(at) {
+                Place::Own => continue,
+                Place::Joined(table, column) => {
+                    lookups.get(table).and_then(|row| row.as_ref()?.columns.get(column)).cloned()
+                }
+                Place::Nowhere => None,
+            };
+            row.columns[at] = content.unwrap_or_else(|| default(column));
         }
         OpenRow { key, row }
     }
@@ -165,6 +173,16 @@ impl Run<'_> {
         }
         seen
     }
+}
+
+/// Where a column's content stands.
+enum Place {
+    /// In the row.
+    Own,
+    /// In a joined row: which, and which of its columns.
+    Joined(usize, usize),
+    /// It is looked up where there is nothing.
+    Nowhere,
 }
 
 fn live_key((id, fetched): (DekId, Fetched)) -> Option<(DekId, Arc<crate::keystore::Dek>)> {

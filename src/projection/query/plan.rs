@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{Live, QueryError, QueryOptions, RowQuery};
 use crate::projection::definition::{Aggregate, Definition, Index, Kind, Window};
-use crate::projection::expression::{Root, Scope};
+use crate::projection::expression::{Expression, Root, Scope};
 use crate::projection::index::{self, WINDOW, WINDOW_START};
 use crate::projection::{duration, window};
 
@@ -169,7 +169,7 @@ impl Names<'_> {
 
 fn reads(definition: &Definition, query: &RowQuery) -> Result<Vec<(Name, Vec<String>)>, QueryError> {
     let mut found = Vec::new();
-    for reference in query.filter.iter().flat_map(|filter| filter.reads()) {
+    for reference in query.filter.iter().flat_map(Expression::reads) {
         let Some((name, path)) = reference.path.split_first().filter(|_| reference.root == Root::Row) else {
             return Err(QueryError::UnknownName { name: reference.path.join(".") });
         };
