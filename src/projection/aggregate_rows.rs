@@ -14,16 +14,12 @@ use super::cell::{Cell, Content};
 use super::definition::{Aggregate, AggregateFunction, Definition, Kind, Window};
 use super::duration;
 use super::expression::Inputs;
+use super::index::{WINDOW, WINDOW_START};
 use super::row::{Row, RowKey};
 use super::view::EventView;
 use super::window::{self, Slice};
 use crate::clock::Millis;
 use crate::event::SubjectRef;
-
-/// Key part that says where a window begins.
-pub const WINDOW_START: &str = "window_start";
-/// Key part that says how long it is.
-pub const WINDOW: &str = "window";
 
 /// Keys of the rows that an event goes into; none when it is late.
 ///

@@ -19,8 +19,8 @@ use super::{
 };
 use crate::event::canonical::canonical;
 use crate::event::{Category, EventType};
-use crate::projection::aggregate_rows::{WINDOW, WINDOW_START};
 use crate::projection::expression::{Root, Scope};
+use crate::projection::index::{WINDOW, WINDOW_START};
 use crate::schema::Violation;
 
 const MOST_KEY_PARTS: usize = 8;
