@@ -60,6 +60,8 @@ pub enum Permission {
     Append,
     /// Approve, reject or cancel a forget request.
     ApproveForget,
+    /// Define, change, rebuild, pause and remove projections.
+    ChangeProjections,
     /// Change schemas and categories.
     ChangeSchemas,
     /// Find events by data subject.
@@ -72,6 +74,8 @@ pub enum Permission {
     ReadAccessLogOfAll,
     /// List API keys, without secrets.
     ReadApiKeys,
+    /// Try a definition on stored events.
+    PreviewProjections,
     /// Read checkpoints and proofs.
     ReadAudit,
     /// Read events, personal data withheld.
@@ -82,6 +86,8 @@ pub enum Permission {
     ReadKeys,
     /// Read personal values.
     ReadPersonal,
+    /// Read definitions and status of projections.
+    ReadProjections,
     /// Read schemas, categories and the inventory of personal data.
     ReadSchemas,
     /// Read the system's own streams.
@@ -92,21 +98,24 @@ pub enum Permission {
 
 impl Permission {
     /// Every permission.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 20] = [
         Self::AcknowledgePrivacy,
         Self::Append,
         Self::ApproveForget,
+        Self::ChangeProjections,
         Self::ChangeSchemas,
         Self::FindBySubject,
         Self::ManageApiKeys,
         Self::ReadAccessLog,
         Self::ReadAccessLogOfAll,
+        Self::PreviewProjections,
         Self::ReadApiKeys,
         Self::ReadAudit,
         Self::ReadEvents,
         Self::ReadForgetRequests,
         Self::ReadKeys,
         Self::ReadPersonal,
+        Self::ReadProjections,
         Self::ReadSchemas,
         Self::ReadSystem,
         Self::RequestForget,
@@ -118,12 +127,14 @@ impl Permission {
         match self {
             Self::AcknowledgePrivacy | Self::ApproveForget => &[Dpo],
             Self::Append => &[Writer],
-            Self::ChangeSchemas | Self::ManageApiKeys => &[Admin],
+            Self::ChangeProjections | Self::ChangeSchemas | Self::ManageApiKeys => &[Admin],
             Self::FindBySubject | Self::ReadPersonal => &[PiiReader, Dpo],
             Self::ReadAccessLogOfAll => &[Auditor],
             Self::ReadApiKeys => &[Admin, Auditor],
             Self::ReadAudit => &Role::ALL,
             Self::ReadEvents => &[Writer, Reader, PiiReader, Dpo, Auditor],
+            Self::PreviewProjections => &[Reader, PiiReader, Dpo],
+            Self::ReadProjections => &Role::ALL,
             Self::ReadForgetRequests | Self::ReadKeys => &[Dpo, Auditor, Admin],
             Self::ReadSchemas => &[Reader, PiiReader, Dpo, Auditor, Admin],
             Self::ReadAccessLog | Self::ReadSystem => &[Dpo, Auditor],

@@ -33,7 +33,8 @@ use crate::keystore::{CachedKeystore, KeyCache, Keystore, KeystoreError};
 use crate::projection::definitions::Definitions;
 use crate::projection::engine::Projections;
 use crate::projection::engine::batch;
-use crate::read::Reader;
+use crate::projection::query::{QueryOptions, RowReader};
+use crate::read::{self, Reader};
 use crate::read::access::AccessLog;
 use crate::schema::{self, Registry};
 use crate::sealing::Sealer;
@@ -136,6 +137,8 @@ pub struct App {
     pub reader: Reader,
     /// Projections.
     pub projections: Arc<Projections>,
+    /// Their rows.
+    pub rows: RowReader,
     /// Forget requests.
     pub requests: Requests,
     /// Decisions.
@@ -216,7 +219,18 @@ impl App {
             entropy: Arc::clone(&entropy),
             store_id: stores.store,
             level: Arc::clone(&level),
+            changes: tokio::sync::broadcast::channel(1024).0,
         };
+        let read = read::Parts {
+            log: Arc::clone(&log),
+            keys: Arc::clone(&keys),
+            leases: Arc::clone(&leases),
+            registry: Arc::clone(&registry),
+            access: Arc::clone(&access),
+            clock: clock.clone(),
+            level: Arc::clone(&level),
+        };
+        let rows = RowReader::new(parts.store.clone(), read, stores.store, QueryOptions::default());
         let projections = Projections::new(parts, appender.clone(), definitions);
         let ending = watch::Sender::new(false);
         let projections_task = tokio::spawn(Arc::clone(&projections).run(ending.subscribe()));
@@ -240,6 +254,7 @@ impl App {
             appender,
             reader,
             projections,
+            rows,
             requests,
             recorder,
             api_keys,

@@ -171,13 +171,14 @@ fn erasure_frame(live: &Live, event: &RenderedEvent) -> Bytes {
     frame((!live.one_stream).then_some(event.position.0), "erasure", &body)
 }
 
-fn frame(id: Option<u64>, name: &str, data: &Value) -> Bytes {
+/// One frame.
+pub fn frame(id: Option<u64>, name: &str, data: &Value) -> Bytes {
     let id = id.map(|id| format!("id: {id}\n")).unwrap_or_default();
     Bytes::from(format!("{id}event: {name}\ndata: {data}\n\n"))
 }
 
 /// One of a caller's open live streams.
-struct Open {
+pub struct Open {
     app: Shared,
     principal: String,
 }
@@ -185,7 +186,11 @@ struct Open {
 static OPEN: LazyLock<Mutex<HashMap<(usize, String), usize>>> = LazyLock::new(Mutex::default);
 
 impl Open {
-    fn enter(app: &Shared, caller: &Caller) -> Result<Self, Problem> {
+    /// Counts one more, up to the limit.
+    ///
+    /// # Errors
+    /// 429 when the caller has too many open.
+    pub fn enter(app: &Shared, caller: &Caller) -> Result<Self, Problem> {
         let open = Self { app: Arc::clone(app), principal: caller.principal.id.clone() };
         let mut counts = OPEN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let count = counts.entry(open.key()).or_default();

@@ -12,6 +12,7 @@ pub mod health;
 pub mod live;
 mod parse;
 pub mod problem;
+pub mod projections;
 pub mod read;
 pub mod schemas;
 pub mod serve;
@@ -49,7 +50,8 @@ const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OP
         description = "An event store that can forget a person: personal data is sealed per data subject and purpose, \
                        and forgetting destroys the keys."
     ),
-    tags((name = "events"), (name = "privacy"), (name = "schemas"), (name = "audit"), (name = "admin"), (name = "health")),
+    tags((name = "events"), (name = "privacy"), (name = "schemas"),
+        (name = "projections"), (name = "audit"), (name = "admin"), (name = "health")),
     components(schemas(problem::ProblemBody, problem::ProblemError)),
     modifiers(&Security)
 )]
@@ -71,6 +73,16 @@ fn api() -> OpenApiRouter<Shared> {
         .routes(routes!(schemas::inventory))
         .routes(routes!(schemas::list_categories))
         .routes(routes!(schemas::show_category, schemas::change_category))
+        .routes(routes!(projections::define::list))
+        .routes(routes!(projections::define::preview))
+        .routes(routes!(projections::define::put, projections::define::show, projections::define::remove))
+        .routes(routes!(projections::rows::rows))
+        .routes(routes!(projections::rows::row))
+        .routes(routes!(projections::rows::query))
+        .routes(routes!(projections::status::status))
+        .routes(routes!(projections::status::rebuild))
+        .routes(routes!(projections::status::pause, projections::status::resume))
+        .routes(routes!(projections::status::parked))
         .routes(routes!(forget::open, forget::list))
         .routes(routes!(forget::show))
         .routes(routes!(forget::approve))
@@ -185,6 +197,9 @@ async fn within_time(app: &App, template: Option<&str>, answer: impl Future<Outp
         Some("/v1/forget" | "/v1/forget-requests/{id}/approvals" | "/v1/forget-requests/{id}") => {
             forget::LONGEST_WAIT + app.config.limits.request_timeout
         }
+        Some(
+            "/v1/projections/{name}/rows" | "/v1/projections/{name}/rows/{key}" | "/v1/projections/{name}/queries",
+        ) => std::time::Duration::from_secs(projections::rows::LONGEST_WAIT) + app.config.limits.request_timeout,
         // A check against every stored event takes as long as there are events.
         Some("/v1/schemas/{type}/versions" | "/v1/schemas/{type}/checks") => std::time::Duration::from_mins(10),
         _ => app.config.limits.request_timeout,

@@ -11,11 +11,13 @@ use serde_json::{Map, Value, json};
 use crate::append::AppendError;
 use crate::append::writer::SubmitError;
 use crate::audit::RecordError;
+use crate::db::statement::DbError;
 use crate::erasure::requests::ForgetError;
 use crate::event::json::JsonError;
 use crate::event::{ExpectedRevision, Revision};
 use crate::eventlog::{CommitError, ReadError, Refused};
 use crate::keystore::KeystoreError;
+use crate::projection::engine::batch::BatchError;
 use crate::read::ReadFailed;
 use crate::schema::{RegistrationError, Violation};
 use crate::sealing::SealError;
@@ -344,6 +346,31 @@ impl From<ReadFailed> for Problem {
             ReadFailed::KeyUnknown => unavailable("key-store-unavailable", keys),
             ReadFailed::Log(error) => error.into(),
             ReadFailed::ErasureRecordBehind => record_behind(),
+        }
+    }
+}
+
+impl From<DbError> for Problem {
+    fn from(error: DbError) -> Self {
+        tracing::error!(error = %error, "the tables of projections failed");
+        match error {
+            DbError::Corrupt { .. } => internal(),
+            DbError::Unavailable { .. } | DbError::Unmet => {
+                unavailable("projections-unavailable", "The tables of projections cannot be used now")
+            }
+        }
+    }
+}
+
+impl From<BatchError> for Problem {
+    fn from(error: BatchError) -> Self {
+        match error {
+            BatchError::ErasureRecordBehind => record_behind(),
+            BatchError::KeyUnknown => unavailable("key-store-unavailable", "Keys cannot be reached; nothing is erased"),
+            BatchError::Corrupt(_) => internal(),
+            BatchError::Unavailable(_) | BatchError::Overtaken => {
+                unavailable("projections-unavailable", "The definition cannot be run now")
+            }
         }
     }
 }

@@ -15,7 +15,7 @@ create table generations (
   name     text not null,
   version  integer not null,
   digest   blob not null check (length(digest) = 32),
-  state    text not null check (state in ('live', 'shadow', 'dropped')),
+  state    text not null check (state in ('live', 'shadow', 'trial', 'dropped')),
   cursor   integer not null,
   began_ms integer not null
 ) strict;

@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::sources::{self, Slice};
 use super::work::{self, Stop, Work};
+use tokio::sync::broadcast;
+
 use crate::clock::Clock;
 use crate::db::statement::DbError;
 use crate::event::{StoreId, SubjectRef};
@@ -18,7 +20,7 @@ use crate::keystore::lease::Leases;
 use crate::keystore::{CachedKeystore, DekId, Fetched, KeystoreError};
 use crate::projection::definition::Definition;
 use crate::projection::row::{CorruptRow, Keys, Row, RowKey, StoredRow};
-use crate::projection::store::{GenerationId, RawRow, Store};
+use crate::projection::store::{BatchWrite, GenerationId, RawRow, Store};
 use crate::projection::view::EventView;
 use crate::read::{Purposes, ReadFailed, Redaction, Viewer, open};
 use crate::schema::Registry;
@@ -45,6 +47,42 @@ pub struct Parts {
     pub store_id: StoreId,
     /// Whether the keystore has seen every erasure in the record.
     pub level: Arc<AtomicBool>,
+    /// Tells of changes of rows, for whoever follows them.
+    pub changes: broadcast::Sender<Changed>,
+}
+
+/// A change that somebody may follow.
+#[derive(Clone, Debug)]
+pub enum Changed {
+    /// Rows of a generation.
+    Rows {
+        /// Which generation.
+        generation: GenerationId,
+        /// Which rows.
+        keys: Arc<[RowKey]>,
+    },
+    /// Another generation answers now.
+    Swapped {
+        /// Of this projection.
+        name: String,
+    },
+}
+
+impl Parts {
+    /// Lands a batch and tells of it.
+    pub(super) async fn land(&self, id: GenerationId, write: BatchWrite) -> Result<(), DbError> {
+        let keys: Arc<[RowKey]> = if self.changes.receiver_count() > 0 {
+            write.rows.iter().map(|(key, _)| *key).collect()
+        } else {
+            Arc::default()
+        };
+        self.store.commit(id, write).await?;
+        if !keys.is_empty() {
+            // Nobody may be listening any more.
+            let _ = self.changes.send(Changed::Rows { generation: id, keys });
+        }
+        Ok(())
+    }
 }
 
 /// Most events of one batch.
@@ -210,7 +248,7 @@ async fn events(
     };
     if end > span.0 || !write.rows.is_empty() {
         crate::crash::point("projection.before-commit");
-        parts.store.commit(id, write).await?;
+        parts.land(id, write).await?;
         crate::crash::point("projection.after-commit");
     }
     Ok(match stopped {
@@ -246,7 +284,7 @@ async fn park_or_stop(
         return Ok(Progress::Stopped { cursor: position, stop });
     }
     if let Ok(write) = work.finish(&parts.store_id, &parts.entropy, (cursor, end)) {
-        parts.store.commit(id, write).await?;
+        parts.land(id, write).await?;
     }
     Ok(Progress::Advanced { cursor: end, events: 1 })
 }

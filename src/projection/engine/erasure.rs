@@ -52,7 +52,7 @@ pub async fn run(
             .finish(&parts.store_id, &parts.entropy, (cursor, moved))
             .map_err(|_| BatchError::Unavailable("a row cannot be sealed"))?;
         crate::crash::point("projection.before-erasure");
-        parts.store.commit(id, write).await?;
+        parts.land(id, write).await?;
         if last {
             return Ok(Progress::Advanced { cursor: moved, events: 1 });
         }

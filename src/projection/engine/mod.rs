@@ -21,14 +21,15 @@ use tokio::task::JoinHandle;
 
 use super::definition::{Definition, Kind};
 use super::definitions::{Defined, Definitions};
-use super::store::{Generation, GenerationState};
+use super::store::{Generation, GenerationId, GenerationState};
 use crate::append::Appender;
 use crate::clock::Millis;
 use crate::db::statement::DbError;
-use batch::Parts;
+use batch::{BatchError, Changed, Parts, Progress};
 use due::Emitter;
 use rebuild::Diff;
 use runner::{Cause, Orders, Runner, State, Status};
+use work::Stop;
 
 /// All projections of this process.
 pub struct Projections {
@@ -77,6 +78,17 @@ pub struct Projection {
     pub last_diff: Option<Diff>,
 }
 
+/// A definition tried out.
+#[derive(Clone, Debug)]
+pub struct Trial {
+    /// Where its rows are.
+    pub generation: GenerationId,
+    /// How far it came.
+    pub cursor: u64,
+    /// Where it stopped.
+    pub stop: Option<Stop>,
+}
+
 /// Why waiting for a position was in vain.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WaitError {
@@ -114,6 +126,9 @@ impl Projections {
     /// Runs until told to stop: starts what is defined, swaps what has caught up, removes what is not wanted any more.
     pub async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
         let mut definitions = self.definitions.watch();
+        if let Err(error) = self.clear_trials().await {
+            tracing::warn!(error = %error, "what trials left behind cannot be removed now");
+        }
         loop {
             definitions.borrow_and_update();
             if let Err(error) = self.reconcile().await {
@@ -131,6 +146,15 @@ impl Projections {
                 handle.end().await;
             }
         }
+    }
+
+    /// Trials of a process that died.
+    async fn clear_trials(&self) -> Result<(), DbError> {
+        let all = self.parts.store.generations().await?;
+        for trial in all.iter().filter(|generation| generation.state == GenerationState::Trial) {
+            self.parts.store.drop_generation(trial.id).await?;
+        }
+        Ok(())
     }
 
     /// Makes what runs agree with what is defined.
@@ -187,7 +211,8 @@ impl Projections {
             let (definition, generation) = match known {
                 Some(known) => known,
                 None => {
-                    for stale in stored.iter().filter(|g| g.name == name && g.state != GenerationState::Dropped) {
+                    let answers = |state| matches!(state, GenerationState::Live | GenerationState::Shadow);
+                    for stale in stored.iter().filter(|g| g.name == name && answers(g.state)) {
                         self.parts.store.drop_generation(stale.id).await?;
                     }
                     let generation = self.begin(defined, GenerationState::Live).await?;
@@ -272,6 +297,7 @@ impl Projections {
         let (from, mut generation, definition) =
             (live.generation.id, shadow.generation.clone(), Arc::clone(&shadow.definition));
         let paused = shadow.orders.borrow().paused;
+        let name = definition.name.to_string();
         shadow.end().await;
         live.end().await;
         crate::crash::point("projection.before-swap");
@@ -282,6 +308,7 @@ impl Projections {
         generation.cursor = stored.iter().find(|g| g.id == generation.id).map_or(generation.cursor, |g| g.cursor);
         entry.live = Some(self.start(definition, generation, paused));
         entry.last_diff = diff.ok();
+        let _ = self.parts.changes.send(Changed::Swapped { name });
         self.changed.send_modify(|count| *count += 1);
         Ok(())
     }
@@ -302,6 +329,41 @@ impl Projections {
         entry.shadow = Some(self.start(Arc::clone(&defined.current), generation, defined.paused));
         self.changed.send_modify(|count| *count += 1);
         Ok(Some(true))
+    }
+
+    /// Runs a definition over some events into rows of its own, which nobody answers from. The caller forgets them.
+    ///
+    /// # Errors
+    /// [`BatchError`].
+    pub async fn try_out(&self, definition: &Definition, from: u64, limit: usize) -> Result<Trial, BatchError> {
+        let parts = &self.parts;
+        let digest = super::definitions::digest(&definition.text);
+        let name = definition.name.as_str();
+        let state = GenerationState::Trial;
+        let generation = parts.store.begin(name, definition.version, digest, state, parts.clock.now()).await?.id;
+        let mut trial = Trial { generation, cursor: from, stop: None };
+        let mut left = limit as u64;
+        parts.store.place(generation, from).await?;
+        while left > 0 {
+            let most = (left as usize).min(batch::MOST_EVENTS);
+            match batch::run(parts, definition, generation, trial.cursor, most).await? {
+                Progress::Idle => break,
+                Progress::Advanced { cursor, events } => (trial.cursor, left) = (cursor, left.saturating_sub(events)),
+                Progress::Stopped { cursor, stop } => {
+                    (trial.cursor, trial.stop) = (cursor, Some(stop));
+                    break;
+                }
+            }
+        }
+        Ok(trial)
+    }
+
+    /// Removes what a trial left.
+    ///
+    /// # Errors
+    /// [`DbError`]; it is removed at the next start then.
+    pub async fn forget_trial(&self, generation: GenerationId) -> Result<(), DbError> {
+        self.parts.store.drop_generation(generation).await
     }
 
     /// Tells a projection that stopped to try again.

@@ -47,6 +47,8 @@ pub enum GenerationState {
     Live,
     /// Is being built.
     Shadow,
+    /// Was tried out by somebody, and answers nobody else.
+    Trial,
     /// Its rows are being removed.
     Dropped,
 }
@@ -56,6 +58,7 @@ impl GenerationState {
         match self {
             Self::Live => "live",
             Self::Shadow => "shadow",
+            Self::Trial => "trial",
             Self::Dropped => "dropped",
         }
     }
@@ -173,6 +176,15 @@ impl Store {
         self.0.transact(vec![Statement::once(insert, set)]).await?;
         let all = self.generations().await?;
         all.into_iter().rfind(|g| g.name == name && g.state == state).ok_or(DbError::Corrupt { table: "generations" })
+    }
+
+    /// Sets where a generation without rows begins.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub async fn place(&self, id: GenerationId, cursor: u64) -> Result<(), DbError> {
+        let set = vec![id.0.into(), cursor.into()];
+        self.0.transact(vec![Statement::once("update generations set cursor = $2 where id = $1", set)]).await
     }
 
     /// Lets the shadow answer instead of the live generation, in one step.
@@ -375,6 +387,7 @@ fn generation(row: &[Value]) -> Option<Generation> {
     let state = match state.as_str() {
         "live" => GenerationState::Live,
         "shadow" => GenerationState::Shadow,
+        "trial" => GenerationState::Trial,
         _ => GenerationState::Dropped,
     };
     Some(Generation {

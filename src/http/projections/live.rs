@@ -1,0 +1,195 @@
+//! Rows as they change: server-sent events.
+//!
+//! Owns: frames `reset`, `row`, `row-removed`, `caught-up`, `problem`, heartbeats. Who connects gets every row first: a
+//! removed row leaves nothing to resume from. A subscriber that cannot follow the changes begins anew with `reset`.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::http::{HeaderName, HeaderValue};
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::Stream;
+use serde_json::{Value, json};
+use tokio::sync::{broadcast, watch};
+
+use super::super::extract::{Caller, Shared};
+use super::super::live::{Open, frame};
+use super::super::problem::Problem;
+use super::super::read::personal_headers;
+use super::super::serve::{LeasedChunk, SocketGuard, leased};
+use super::rows::find;
+use crate::projection::engine::Running;
+use crate::projection::engine::batch::Changed;
+use crate::projection::query::{QueryError, RenderedRows, RowQuery};
+use crate::projection::row::RowKey;
+use crate::projection::store::GenerationId;
+use crate::read::Viewer;
+
+const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// Opens a live stream of rows.
+///
+/// # Errors
+/// 429 when the caller has too many open.
+pub fn rows(
+    app: Shared,
+    caller: &Caller,
+    guard: Option<SocketGuard>,
+    name: String,
+    query: RowQuery,
+    viewer: Viewer,
+) -> Result<Response, Problem> {
+    let open = Open::enter(&app, caller)?;
+    let changes = app.projections.parts().changes.subscribe();
+    let stopping = app.stopping.subscribe();
+    let walk = Walk { app, name, query, viewer, changes, stopping, pending: VecDeque::new(), stage: Stage::Begin, _open: open };
+    let mut response = Response::new(leased(frames(walk), guard));
+    personal_headers(response.headers_mut(), "text/event-stream");
+    response.headers_mut().insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    Ok(response)
+}
+
+struct Walk {
+    app: Shared,
+    name: String,
+    query: RowQuery,
+    viewer: Viewer,
+    changes: broadcast::Receiver<Changed>,
+    stopping: watch::Receiver<bool>,
+    /// Changed rows that are still to be told.
+    pending: VecDeque<RowKey>,
+    stage: Stage,
+    _open: Open,
+}
+
+enum Stage {
+    Begin,
+    /// Every row of this generation, page by page.
+    All(Running),
+    Live(GenerationId),
+    Ended,
+}
+
+fn frames(walk: Walk) -> impl Stream<Item = Result<LeasedChunk, Infallible>> {
+    futures_util::stream::unfold(walk, |mut walk| async move {
+        let mut stopping = walk.stopping.clone();
+        tokio::select! {
+            chunk = walk.next() => chunk.map(|chunk| (Ok(chunk), walk)),
+            _ = stopping.wait_for(|stopping| *stopping) => None,
+        }
+    })
+}
+
+impl Walk {
+    async fn next(&mut self) -> Option<LeasedChunk> {
+        match std::mem::replace(&mut self.stage, Stage::Ended) {
+            Stage::Begin => Some(self.begin().await),
+            Stage::All(running) => Some(match self.page(running).await {
+                Ok(chunk) => chunk,
+                Err(error) => (problem(error), None),
+            }),
+            Stage::Live(generation) => Some(self.change(generation).await),
+            Stage::Ended => None,
+        }
+    }
+
+    async fn begin(&mut self) -> LeasedChunk {
+        // Before the rows are read: what changes meanwhile is told again, which changes nothing.
+        self.changes = self.changes.resubscribe();
+        match self.app.projections.wait(&self.name, None, Duration::from_secs(30)).await {
+            Ok(running) => {
+                let body = json!({"projection": self.name, "version": running.definition.version});
+                self.query.after = None;
+                self.pending.clear();
+                self.query.key = None;
+                self.query.limit = self.app.rows.options().max_limit;
+                self.stage = Stage::All(running);
+                (frame(None, "reset", &body), None)
+            }
+            Err(_) => (frame(None, "problem", &Problem::not_found().body()), None),
+        }
+    }
+
+    async fn page(&mut self, running: Running) -> Result<LeasedChunk, QueryError> {
+        let found = find(&self.app, &running, &self.query, &self.viewer).await?;
+        let mut out = row_frames(&found);
+        self.query.after.clone_from(&found.next);
+        if self.query.after.is_some() {
+            self.stage = Stage::All(running);
+        } else {
+            out.extend_from_slice(&frame(None, "caught-up", &json!({"position": found.position.checked_sub(1)})));
+            self.stage = Stage::Live(running.generation.id);
+        }
+        Ok((Bytes::from(out), Some(found.lease)))
+    }
+
+    async fn change(&mut self, generation: GenerationId) -> LeasedChunk {
+        if let Some(key) = self.pending.pop_front() {
+            return self.changed_row(generation, key).await;
+        }
+        loop {
+            match tokio::time::timeout(HEARTBEAT, self.changes.recv()).await {
+                Err(_) => {
+                    // A swap or a removal is not a change of rows.
+                    let now = self.app.projections.get(&self.name).await.and_then(|known| known.live);
+                    let same = now.is_some_and(|live| live.generation.id == generation);
+                    self.stage = if same { Stage::Live(generation) } else { Stage::Begin };
+                    return (Bytes::from_static(b": alive\n\n"), None);
+                }
+                Ok(Err(broadcast::error::RecvError::Lagged(_))) => {
+                    self.stage = Stage::Begin;
+                    return (Bytes::from_static(b": behind\n\n"), None);
+                }
+                Ok(Err(broadcast::error::RecvError::Closed)) => return (Bytes::from_static(b": closed\n\n"), None),
+                Ok(Ok(Changed::Swapped { name })) if name == self.name => {
+                    self.stage = Stage::Begin;
+                    return (Bytes::from_static(b": rebuilt\n\n"), None);
+                }
+                Ok(Ok(Changed::Rows { generation: changed, keys })) if changed == generation => {
+                    self.pending.extend(keys.iter());
+                    if let Some(key) = self.pending.pop_front() {
+                        return self.changed_row(generation, key).await;
+                    }
+                }
+                Ok(Ok(_)) => {}
+            }
+        }
+    }
+
+    /// One changed row, under a lease of its own.
+    async fn changed_row(&mut self, generation: GenerationId, key: RowKey) -> LeasedChunk {
+        let now = self.app.projections.get(&self.name).await.and_then(|known| known.live);
+        let Some(running) = now.filter(|live| live.generation.id == generation) else {
+            self.stage = Stage::Begin;
+            return (Bytes::from_static(b": rebuilt\n\n"), None);
+        };
+        self.query.key = Some(key);
+        match find(&self.app, &running, &self.query, &self.viewer).await {
+            Ok(found) => {
+                self.stage = Stage::Live(generation);
+                if found.items.is_empty() {
+                    return (frame(None, "row-removed", &json!({"_key": key.to_string()})), None);
+                }
+                (Bytes::from(row_frames(&found)), Some(found.lease))
+            }
+            Err(error) => (problem(error), None),
+        }
+    }
+}
+
+fn row_frames(found: &RenderedRows) -> Vec<u8> {
+    let mut out = Vec::with_capacity(found.items.iter().map(|row| row.json.len() + 32).sum());
+    for row in &found.items {
+        out.extend_from_slice(b"event: row\ndata: ");
+        out.extend_from_slice(&row.json);
+        out.extend_from_slice(b"\n\n");
+    }
+    out
+}
+
+fn problem(error: QueryError) -> Bytes {
+    let body: Value = Problem::from(error).body();
+    frame(None, "problem", &body)
+}

@@ -1,0 +1,392 @@
+//! Rows: queries by URL and by body, as JSON, NDJSON, CSV or server-sent events.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::Stream;
+use serde_json::{Value, json};
+
+use super::super::cursor;
+use super::super::extract::{Caller, Json, Path, Query, Shared, prefer_wait};
+use super::super::problem::{self, Problem, ProblemBody};
+use super::super::read::personal_headers;
+use super::super::serve::{LeasedChunk, SocketGuard, leased, leased_whole};
+use super::{defined, live};
+use crate::auth::Permission;
+use crate::projection::definition::IndexPart;
+use crate::projection::duration;
+use crate::projection::engine::{Running, WaitError};
+use crate::projection::expression::Expression;
+use crate::projection::query::{After, FILTER, Live, QueryError, RenderedRows, RowQuery};
+use crate::projection::row::RowKey;
+use crate::projection::store::GenerationId;
+use crate::read::Viewer;
+use crate::telemetry::ValueState;
+
+/// Longest that `Prefer: wait` waits, in seconds.
+pub const LONGEST_WAIT: u64 = 30;
+
+/// Rows of a projection.
+#[utoipa::path(get, path = "/v1/projections/{name}/rows", tag = "projections",
+    params(("name" = String, Path, description = "Name of the projection"),
+        ("filter" = Option<String>, Query, description = "CEL over key parts and columns; never over personal ones"),
+        ("sort" = Option<String>, Query, description = "Columns, `-` for descending: `-next_meeting_at,name`"),
+        ("fields" = Option<String>, Query, description = "Columns to show"),
+        ("limit" = Option<u64>, Query, description = "Most rows"),
+        ("cursor" = Option<String>, Query, description = "From `next` of the page before"),
+        ("group_by" = Option<String>, Query, description = "Key parts to keep; the others are merged (aggregates)"),
+        ("step" = Option<String>, Query, description = "Length of windows, ISO 8601"),
+        ("at_least" = Option<u64>, Query, description = "Wait until the event at this position was handled"),
+        ("stale" = Option<String>, Query, description = "`allow`: answer although `at_least` is not reached")),
+    responses((status = 200, description = "Rows", body = Value),
+        (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json")))]
+pub async fn rows(
+    State(app): State<Shared>,
+    caller: Caller,
+    Path(path): Path<String>,
+    headers: HeaderMap,
+    guard: Option<Extension<SocketGuard>>,
+    mut query: Query,
+) -> Result<Response, Problem> {
+    caller.require(Permission::ReadEvents)?;
+    let viewer = caller.viewer(&headers, &mut query, "/v1/projections/{name}/rows")?;
+    let mut asked = Asked { by_body: false, ..Asked::default() };
+    for (field, name) in asked.texts() {
+        *field = query.take(name)?;
+    }
+    asked.limit = query.number("limit", 1..=1_000_000)?;
+    asked.at_least = query.number("at_least", 0..=i64::MAX as u64)?;
+    query.finish()?;
+    answer(app, caller, &path, &headers, guard.map(|Extension(guard)| guard), asked, viewer).await
+}
+
+/// The same query in a body: for filters over personal columns, whose values do not belong in a URL.
+#[utoipa::path(post, path = "/v1/projections/{name}/queries", tag = "projections",
+    params(("name" = String, Path, description = "Name of the projection")),
+    request_body = Value,
+    responses((status = 200, description = "Rows", body = Value),
+        (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json")))]
+pub async fn query(
+    State(app): State<Shared>,
+    caller: Caller,
+    Path(path): Path<String>,
+    headers: HeaderMap,
+    guard: Option<Extension<SocketGuard>>,
+    mut query: Query,
+    body: Json,
+) -> Result<Response, Problem> {
+    caller.require(Permission::ReadEvents)?;
+    let viewer = caller.viewer(&headers, &mut query, "/v1/projections/{name}/queries")?;
+    query.finish()?;
+    let mut asked: Asked = body.into()?;
+    asked.by_body = true;
+    answer(app, caller, &path, &headers, guard.map(|Extension(guard)| guard), asked, viewer).await
+}
+
+/// One row.
+#[utoipa::path(get, path = "/v1/projections/{name}/rows/{key}", tag = "projections",
+    params(("name" = String, Path, description = "Name of the projection"),
+        ("key" = String, Path, description = "The row's `_key`"),
+        ("at_least" = Option<u64>, Query, description = "Wait until the event at this position was handled")),
+    responses((status = 200, description = "The row", body = Value),
+        (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json")))]
+pub async fn row(
+    State(app): State<Shared>,
+    caller: Caller,
+    Path((path, key)): Path<(String, String)>,
+    headers: HeaderMap,
+    guard: Option<Extension<SocketGuard>>,
+    mut query: Query,
+) -> Result<Response, Problem> {
+    caller.require(Permission::ReadEvents)?;
+    let viewer = caller.viewer(&headers, &mut query, "/v1/projections/{name}/rows/{key}")?;
+    let at_least = query.number("at_least", 0..=i64::MAX as u64)?;
+    query.finish()?;
+    let known = defined(&app, &caller, &path)?;
+    let key = RowKey::parse(&key).ok_or_else(|| Problem::parameter("key", "is not the key of a row (k_…)"))?;
+    let running = ready(&app, known.current.name.as_str(), at_least, &headers, false).await?.0;
+    let asked = RowQuery { key: Some(key), by_body: true, ..RowQuery::default() };
+    let found = find(&app, &running, &asked, &viewer).await?;
+    let row = found.items.first().ok_or_else(Problem::not_found)?;
+    let body = Bytes::from(row.json.clone());
+    let mut response = Response::new(leased_whole(body, found.lease, guard.map(|Extension(guard)| guard)));
+    personal_headers(response.headers_mut(), "application/json");
+    position_header(&mut response, found.position);
+    Ok(response)
+}
+
+/// A query as it comes.
+#[derive(Default, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Asked {
+    filter: Option<String>,
+    sort: Option<String>,
+    fields: Option<String>,
+    cursor: Option<String>,
+    group_by: Option<String>,
+    step: Option<String>,
+    stale: Option<String>,
+    limit: Option<u64>,
+    at_least: Option<u64>,
+    #[serde(skip)]
+    by_body: bool,
+}
+
+impl Asked {
+    fn texts(&mut self) -> [(&mut Option<String>, &'static str); 7] {
+        [
+            (&mut self.filter, "filter"),
+            (&mut self.sort, "sort"),
+            (&mut self.fields, "fields"),
+            (&mut self.cursor, "cursor"),
+            (&mut self.group_by, "group_by"),
+            (&mut self.step, "step"),
+            (&mut self.stale, "stale"),
+        ]
+    }
+
+    /// What a cursor is bound to.
+    fn bound(&self, name: &str) -> String {
+        let parts = [&self.filter, &self.sort, &self.fields, &self.group_by, &self.step];
+        format!("rows {name} {parts:?}")
+    }
+
+    fn read(&self, after: Option<After>) -> Result<RowQuery, Problem> {
+        let filter = self.filter.as_deref().map(|text| Expression::compile(text, FILTER)).transpose().map_err(|error| {
+            Problem::new(StatusCode::BAD_REQUEST, "invalid-filter", "The filter is not an expression")
+                .with("column", error.column as u64)
+                .with("message", error.message)
+        })?;
+        let step = match self.step.as_deref() {
+            None => None,
+            Some(text) => Some(duration::parse(text).filter(|step| *step > 0).ok_or_else(|| Problem::parameter("step", "is not a duration like P7D"))?),
+        };
+        let list = |text: &Option<String>| text.as_deref().map(|text| text.split(',').map(|name| name.trim().to_owned()).collect::<Vec<_>>());
+        let sort = list(&self.sort).unwrap_or_default().into_iter().map(|name| match name.strip_prefix('-') {
+            Some(name) => IndexPart { name: name.to_owned(), descending: true },
+            None => IndexPart { name, descending: false },
+        });
+        Ok(RowQuery {
+            filter,
+            sort: sort.collect(),
+            fields: list(&self.fields),
+            limit: self.limit.unwrap_or(0) as usize,
+            after,
+            by_body: self.by_body,
+            step,
+            group_by: list(&self.group_by).unwrap_or_default(),
+            key: None,
+        })
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Json,
+    Ndjson,
+    Csv,
+    Sse,
+}
+
+fn format(headers: &HeaderMap) -> Format {
+    let accepted = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let named = accepted.split(',').filter_map(|part| part.split(';').next()).map(str::trim);
+    named
+        .filter_map(|media| match media {
+            "application/json" => Some(Format::Json),
+            "application/x-ndjson" => Some(Format::Ndjson),
+            "text/csv" => Some(Format::Csv),
+            "text/event-stream" => Some(Format::Sse),
+            _ => None,
+        })
+        .next()
+        .unwrap_or(Format::Json)
+}
+
+async fn answer(
+    app: Shared,
+    caller: Caller,
+    path: &str,
+    headers: &HeaderMap,
+    guard: Option<SocketGuard>,
+    asked: Asked,
+    viewer: Viewer,
+) -> Result<Response, Problem> {
+    let known = defined(&app, &caller, path)?;
+    let name = known.current.name.to_string();
+    let stale = match asked.stale.as_deref() {
+        None => false,
+        Some("allow") => true,
+        Some(_) => return Err(Problem::parameter("stale", "can only be allow")),
+    };
+    let bound = asked.bound(&name);
+    let key = &app.service_keys.cursor;
+    let after = match &asked.cursor {
+        None => None,
+        Some(text) => {
+            let text = cursor::read(key, &caller.principal.id, &bound, text, app.clock.now())?;
+            Some(after(&text).ok_or_else(problem::internal)?)
+        }
+    };
+    let (running, is_stale) = ready(&app, &name, asked.at_least, headers, stale).await?;
+    let mut query = asked.read(after)?;
+    match format(headers) {
+        Format::Sse => return live::rows(app, &caller, guard, name, query, viewer),
+        Format::Ndjson => return Ok(lines(app, guard, running, query, viewer, asked.limit)),
+        Format::Csv if asked.limit.is_none() => query.limit = app.rows.options().max_limit,
+        Format::Csv | Format::Json => {}
+    }
+    let found = find(&app, &running, &query, &viewer).await?;
+    let next = found.next.as_ref().map(|next| cursor::issue(key, &caller.principal.id, &bound, &text(next), app.clock.now()));
+    let (media, body) = match format(headers) {
+        Format::Csv => ("text/csv; charset=utf-8; header=present", found.csv(true)),
+        _ => ("application/json", page(&found, next.as_deref(), is_stale)),
+    };
+    let position = found.position;
+    let mut response = Response::new(leased_whole(Bytes::from(body), found.lease, guard));
+    personal_headers(response.headers_mut(), media);
+    position_header(&mut response, position);
+    if let Some(link) = next.and_then(|next| HeaderValue::from_str(&format!("<?cursor={next}>; rel=\"next\"")).ok()) {
+        response.headers_mut().insert(header::LINK, link);
+    }
+    Ok(response)
+}
+
+/// The generation that answers, once it has come far enough; and whether it has not, but may answer all the same.
+async fn ready(app: &Shared, name: &str, at_least: Option<u64>, headers: &HeaderMap, stale: bool) -> Result<(Running, bool), Problem> {
+    let wait = prefer_wait(headers, LONGEST_WAIT).unwrap_or(Duration::ZERO).max(Duration::from_millis(1));
+    let first = if at_least.is_some() { wait } else { Duration::from_secs(5) };
+    match app.projections.wait(name, at_least, first).await {
+        Ok(running) => Ok((running, false)),
+        Err(WaitError::Unknown) => Err(Problem::not_found()),
+        Err(error) if stale => match app.projections.wait(name, None, Duration::from_secs(1)).await {
+            Ok(running) => Ok((running, true)),
+            Err(_) => Err(behind(error)),
+        },
+        Err(error) => Err(behind(error)),
+    }
+}
+
+fn behind(error: WaitError) -> Problem {
+    match error {
+        WaitError::Stalled(cause) => {
+            let cause = json!({"position": cause.position, "code": cause.code, "message": cause.message});
+            problem::unavailable("projection-stalled", "The projection does not move").with("cause", cause)
+        }
+        WaitError::Behind { cursor } => {
+            let problem = problem::unavailable("projection-behind", "The projection has not come that far yet");
+            problem.with("position", cursor.checked_sub(1).map_or(Value::Null, Value::from))
+        }
+        WaitError::Unknown => Problem::not_found(),
+    }
+}
+
+/// Finds rows, and counts what was shown.
+pub(super) async fn find(app: &Shared, running: &Running, query: &RowQuery, viewer: &Viewer) -> Result<RenderedRows, QueryError> {
+    let mut others = Vec::new();
+    for name in super::define::lookups(&running.definition) {
+        others.extend(app.projections.get(&name).await.and_then(|other| other.live));
+    }
+    let live = Live {
+        definition: &running.definition,
+        generation: running.generation.id,
+        cursor: running.status.borrow().cursor,
+        lookups: others.iter().map(|other| (other.definition.as_ref(), other.generation.id)).collect(),
+    };
+    let found = app.rows.rows(&live, query, viewer).await?;
+    app.metrics.opened_values.inc_by(found.opened);
+    for (state, values) in &found.redacted {
+        if let Some(state) = ValueState::parse(state) {
+            app.metrics.redacted(state, *values);
+        }
+    }
+    Ok(found)
+}
+
+fn page(found: &RenderedRows, next: Option<&str>, stale: bool) -> Vec<u8> {
+    let position = found.position.checked_sub(1).map_or_else(|| "null".to_owned(), |at| at.to_string());
+    let mut body = format!("{{\"position\":{position},\"stale\":{stale},\"items\":[").into_bytes();
+    for (index, row) in found.items.iter().enumerate() {
+        if index > 0 {
+            body.push(b',');
+        }
+        body.extend_from_slice(&row.json);
+    }
+    body.extend_from_slice(b"],\"next\":");
+    body.extend_from_slice(next.map_or_else(|| "null".to_owned(), |next| format!("\"{next}\"")).as_bytes());
+    body.push(b'}');
+    body
+}
+
+fn position_header(response: &mut Response, cursor: u64) {
+    if let Some(position) = cursor.checked_sub(1) {
+        response.headers_mut().insert("oubliette-position", HeaderValue::from(position));
+    }
+}
+
+/// Every row as a line, page by page, each page under its own lease; the last line says what came.
+fn lines(app: Shared, guard: Option<SocketGuard>, running: Running, query: RowQuery, viewer: Viewer, most: Option<u64>) -> Response {
+    let mut response = Response::new(leased(line_chunks(app, running, query, viewer, most), guard));
+    personal_headers(response.headers_mut(), "application/x-ndjson");
+    response
+}
+
+fn line_chunks(
+    app: Shared,
+    running: Running,
+    query: RowQuery,
+    viewer: Viewer,
+    most: Option<u64>,
+) -> impl Stream<Item = Result<LeasedChunk, Infallible>> {
+    let left = most.unwrap_or(u64::MAX);
+    futures_util::stream::unfold((app, running, query, viewer, left, 0u64, false), |mut walk| async move {
+        let (app, running, query, viewer, left, count, ended) = (&walk.0, &walk.1, &mut walk.2, &walk.3, &mut walk.4, &mut walk.5, &mut walk.6);
+        if *ended {
+            return None;
+        }
+        query.limit = (*left).min(app.rows.options().max_limit as u64) as usize;
+        let found = match find(app, running, query, viewer).await {
+            Ok(found) => found,
+            Err(error) => {
+                *ended = true;
+                let line = json!({"$problem": Problem::from(error).body()});
+                return Some((Ok((Bytes::from(format!("{line}\n")), None)), walk));
+            }
+        };
+        let mut out = Vec::new();
+        for row in &found.items {
+            out.extend_from_slice(&row.json);
+            out.push(b'\n');
+        }
+        *count += found.items.len() as u64;
+        *left -= found.items.len() as u64;
+        query.after = found.next;
+        if query.after.is_none() || *left == 0 {
+            *ended = true;
+            let end = json!({"$end": {"count": *count, "position": found.position.checked_sub(1)}});
+            out.extend_from_slice(format!("{end}\n").as_bytes());
+        }
+        Some((Ok((Bytes::from(out), Some(found.lease))), walk))
+    })
+}
+
+/// Where a page ended, as a cursor holds it.
+fn text(after: &After) -> String {
+    let entry = after.entry.as_ref().map(hex::encode).unwrap_or_default();
+    format!("{} {} {} {}", after.generation.0, after.key, after.offset, entry)
+}
+
+fn after(text: &str) -> Option<After> {
+    let mut parts = text.split(' ');
+    let generation = GenerationId(parts.next()?.parse().ok()?);
+    let key = RowKey::parse(parts.next()?)?;
+    let offset = parts.next()?.parse().ok()?;
+    let entry = parts.next().filter(|entry| !entry.is_empty());
+    let entry = entry.map(hex::decode).transpose().ok()?;
+    Some(After { generation, key, entry, offset })
+}
