@@ -57,7 +57,7 @@ pub(super) fn of(error: &ExecutionError, dynamic: bool) -> EvalError {
         ExecutionError::Overflow(name, ..) => arithmetic(name),
         ExecutionError::DuplicateKey(_) => arithmetic("map"),
         ExecutionError::FunctionError { function, message } if function == LIMIT => {
-            EvalError::TooLarge { what: if message == "input" { "input" } else { "work" } }
+            EvalError::TooLarge { what: if message == "result" { "result" } else { "work" } }
         }
         ExecutionError::FunctionError { function, .. } => arithmetic(function),
         _ => EvalError::Other,

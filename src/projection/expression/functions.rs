@@ -93,7 +93,7 @@ fn trim<'b, 'v>(args: Args<'b, 'v>) -> Answer<'b, 'v> {
 }
 
 fn render<'b, 'v>(args: Args<'b, 'v>) -> Answer<'b, 'v> {
-    of_text("markdown", &args, |text| markdown::html(text).ok_or_else(|| errors::limit("input")))
+    of_text("markdown", &args, |text| markdown::html(text).ok_or_else(|| errors::limit("result")))
 }
 
 /// The first argument that is something.
