@@ -67,11 +67,17 @@ fn record(app: &Shared, definition: &Definition, seen: Option<[u8; 32]>, caller:
     }
     if let Some(known) = &now {
         if kind(&known.current) != kind(definition) {
-            return Err(Problem::new(StatusCode::CONFLICT, "projection-kind", "A projection cannot become a fold, or a fold a projection"));
+            return Err(Problem::new(
+                StatusCode::CONFLICT,
+                "projection-kind",
+                "A projection cannot become a fold, or a fold a projection",
+            ));
         }
         if definition.version <= known.current.version {
             let title = "Another definition needs a greater version";
-            return Err(Problem::new(StatusCode::CONFLICT, "projection-version", title).with("version", known.current.version));
+            return Err(
+                Problem::new(StatusCode::CONFLICT, "projection-version", title).with("version", known.current.version)
+            );
         }
     }
     let value = serde_json::from_str(&definition.text).map_err(|_| super::super::problem::internal())?;
@@ -122,7 +128,12 @@ pub async fn list(State(app): State<Shared>, caller: Caller, query: Query) -> Re
     params(("name" = String, Path, description = "Name of the projection or fold")),
     responses((status = 200, description = "The definition", body = Value),
         (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json")))]
-pub async fn show(State(app): State<Shared>, caller: Caller, Path(path): Path<String>, query: Query) -> Result<Response, Problem> {
+pub async fn show(
+    State(app): State<Shared>,
+    caller: Caller,
+    Path(path): Path<String>,
+    query: Query,
+) -> Result<Response, Problem> {
     caller.require(Permission::ReadProjections)?;
     query.finish()?;
     let known = defined(&app, &caller, &path)?;
@@ -137,7 +148,12 @@ pub async fn show(State(app): State<Shared>, caller: Caller, Path(path): Path<St
     params(("name" = String, Path, description = "Name of the projection or fold")),
     responses((status = 204, description = "Removed"),
         (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json")))]
-pub async fn remove(State(app): State<Shared>, caller: Caller, Path(path): Path<String>, query: Query) -> Result<StatusCode, Problem> {
+pub async fn remove(
+    State(app): State<Shared>,
+    caller: Caller,
+    Path(path): Path<String>,
+    query: Query,
+) -> Result<StatusCode, Problem> {
     caller.require(Permission::ChangeProjections)?;
     query.finish()?;
     let name = name(&path)?.to_string();
@@ -175,7 +191,12 @@ pub async fn preview(
         return Err(Problem::forbidden("This key is confined to other categories or types"));
     }
     let tried = app.projections.try_out(&request.definition, request.from, request.limit).await?;
-    let live = Live { definition: &request.definition, generation: tried.generation, cursor: tried.cursor, lookups: Vec::new() };
+    let live = Live {
+        definition: &request.definition,
+        generation: tried.generation,
+        cursor: tried.cursor,
+        lookups: Vec::new(),
+    };
     let rows = app.rows.rows(&live, &RowQuery { limit: 100, by_body: true, ..RowQuery::default() }, &viewer).await;
     app.projections.forget_trial(tried.generation).await?;
     let rows = rows?;

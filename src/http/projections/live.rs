@@ -44,7 +44,17 @@ pub fn rows(
     let open = Open::enter(&app, caller)?;
     let changes = app.projections.parts().changes.subscribe();
     let stopping = app.stopping.subscribe();
-    let walk = Walk { app, name, query, viewer, changes, stopping, pending: VecDeque::new(), stage: Stage::Begin, _open: open };
+    let walk = Walk {
+        app,
+        name,
+        query,
+        viewer,
+        changes,
+        stopping,
+        pending: VecDeque::new(),
+        stage: Stage::Begin,
+        _open: open,
+    };
     let mut response = Response::new(leased(frames(walk), guard));
     personal_headers(response.headers_mut(), "text/event-stream");
     response.headers_mut().insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));

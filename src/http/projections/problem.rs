@@ -10,7 +10,9 @@ use crate::read::ReadFailed;
 impl From<QueryError> for Problem {
     fn from(error: QueryError) -> Self {
         let text = error.to_string();
-        let bad = |code| Self::new(StatusCode::BAD_REQUEST, code, "The query cannot be answered").with("message", text.clone());
+        let bad = |code| {
+            Self::new(StatusCode::BAD_REQUEST, code, "The query cannot be answered").with("message", text.clone())
+        };
         match error {
             QueryError::PersonalFilterInUrl { column } => bad("personal-filter-in-url")
                 .with("column", column)
@@ -29,7 +31,9 @@ impl From<QueryError> for Problem {
                 let kept: Vec<String> = kept.into_iter().map(duration::format).collect();
                 bad("invalid-parameter").with("kept", kept)
             }
-            QueryError::Rebuilt => Self::new(StatusCode::CONFLICT, "projection-rebuilt", "The rows are new; begin again"),
+            QueryError::Rebuilt => {
+                Self::new(StatusCode::CONFLICT, "projection-rebuilt", "The rows are new; begin again")
+            }
             QueryError::Aggregate { .. } | QueryError::Corrupt(_) => {
                 tracing::error!(error = %text, "rows cannot be read");
                 problem::internal()

@@ -157,16 +157,23 @@ impl Asked {
     }
 
     fn read(&self, after: Option<After>) -> Result<RowQuery, Problem> {
-        let filter = self.filter.as_deref().map(|text| Expression::compile(text, FILTER)).transpose().map_err(|error| {
-            Problem::new(StatusCode::BAD_REQUEST, "invalid-filter", "The filter is not an expression")
-                .with("column", error.column as u64)
-                .with("message", error.message)
-        })?;
+        let filter =
+            self.filter.as_deref().map(|text| Expression::compile(text, FILTER)).transpose().map_err(|error| {
+                Problem::new(StatusCode::BAD_REQUEST, "invalid-filter", "The filter is not an expression")
+                    .with("column", error.column as u64)
+                    .with("message", error.message)
+            })?;
         let step = match self.step.as_deref() {
             None => None,
-            Some(text) => Some(duration::parse(text).filter(|step| *step > 0).ok_or_else(|| Problem::parameter("step", "is not a duration like P7D"))?),
+            Some(text) => Some(
+                duration::parse(text)
+                    .filter(|step| *step > 0)
+                    .ok_or_else(|| Problem::parameter("step", "is not a duration like P7D"))?,
+            ),
         };
-        let list = |text: &Option<String>| text.as_deref().map(|text| text.split(',').map(|name| name.trim().to_owned()).collect::<Vec<_>>());
+        let list = |text: &Option<String>| {
+            text.as_deref().map(|text| text.split(',').map(|name| name.trim().to_owned()).collect::<Vec<_>>())
+        };
         let sort = list(&self.sort).unwrap_or_default().into_iter().map(|name| match name.strip_prefix('-') {
             Some(name) => IndexPart { name: name.to_owned(), descending: true },
             None => IndexPart { name, descending: false },
@@ -242,7 +249,8 @@ async fn answer(
         Format::Csv | Format::Json => {}
     }
     let found = find(&app, &running, &query, &viewer).await?;
-    let next = found.next.as_ref().map(|next| cursor::issue(key, &caller.principal.id, &bound, &text(next), app.clock.now()));
+    let next =
+        found.next.as_ref().map(|next| cursor::issue(key, &caller.principal.id, &bound, &text(next), app.clock.now()));
     let (media, body) = match format(headers) {
         Format::Csv => ("text/csv; charset=utf-8; header=present", found.csv(true)),
         _ => ("application/json", page(&found, next.as_deref(), is_stale)),
@@ -258,7 +266,13 @@ async fn answer(
 }
 
 /// The generation that answers, once it has come far enough; and whether it has not, but may answer all the same.
-async fn ready(app: &Shared, name: &str, at_least: Option<u64>, headers: &HeaderMap, stale: bool) -> Result<(Running, bool), Problem> {
+async fn ready(
+    app: &Shared,
+    name: &str,
+    at_least: Option<u64>,
+    headers: &HeaderMap,
+    stale: bool,
+) -> Result<(Running, bool), Problem> {
     let wait = prefer_wait(headers, LONGEST_WAIT).unwrap_or(Duration::ZERO).max(Duration::from_millis(1));
     let first = if at_least.is_some() { wait } else { Duration::from_secs(5) };
     match app.projections.wait(name, at_least, first).await {
@@ -287,7 +301,12 @@ fn behind(error: WaitError) -> Problem {
 }
 
 /// Finds rows, and counts what was shown.
-pub(super) async fn find(app: &Shared, running: &Running, query: &RowQuery, viewer: &Viewer) -> Result<RenderedRows, QueryError> {
+pub(super) async fn find(
+    app: &Shared,
+    running: &Running,
+    query: &RowQuery,
+    viewer: &Viewer,
+) -> Result<RenderedRows, QueryError> {
     let mut others = Vec::new();
     for name in super::define::lookups(&running.definition) {
         others.extend(app.projections.get(&name).await.and_then(|other| other.live));
@@ -330,7 +349,14 @@ fn position_header(response: &mut Response, cursor: u64) {
 }
 
 /// Every row as a line, page by page, each page under its own lease; the last line says what came.
-fn lines(app: Shared, guard: Option<SocketGuard>, running: Running, query: RowQuery, viewer: Viewer, most: Option<u64>) -> Response {
+fn lines(
+    app: Shared,
+    guard: Option<SocketGuard>,
+    running: Running,
+    query: RowQuery,
+    viewer: Viewer,
+    most: Option<u64>,
+) -> Response {
     let mut response = Response::new(leased(line_chunks(app, running, query, viewer, most), guard));
     personal_headers(response.headers_mut(), "application/x-ndjson");
     response
@@ -345,7 +371,8 @@ fn line_chunks(
 ) -> impl Stream<Item = Result<LeasedChunk, Infallible>> {
     let left = most.unwrap_or(u64::MAX);
     futures_util::stream::unfold((app, running, query, viewer, left, 0u64, false), |mut walk| async move {
-        let (app, running, query, viewer, left, count, ended) = (&walk.0, &walk.1, &mut walk.2, &walk.3, &mut walk.4, &mut walk.5, &mut walk.6);
+        let (app, running, query, viewer, left, count, ended) =
+            (&walk.0, &walk.1, &mut walk.2, &walk.3, &mut walk.4, &mut walk.5, &mut walk.6);
         if *ended {
             return None;
         }

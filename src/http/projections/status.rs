@@ -20,7 +20,12 @@ use crate::projection::engine::{Projection, Running};
     params(("name" = String, Path, description = "Name of the projection")),
     responses((status = 200, description = "The status", body = Value),
         (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json")))]
-pub async fn status(State(app): State<Shared>, caller: Caller, Path(path): Path<String>, query: Query) -> Result<axum::Json<Value>, Problem> {
+pub async fn status(
+    State(app): State<Shared>,
+    caller: Caller,
+    Path(path): Path<String>,
+    query: Query,
+) -> Result<axum::Json<Value>, Problem> {
     caller.require(Permission::ReadProjections)?;
     query.finish()?;
     let known = defined(&app, &caller, &path)?;
@@ -49,7 +54,10 @@ async fn of(app: &Shared, name: &str, projection: &Projection) -> Result<Value, 
         members.insert("parked".into(), store.parked_count(live.generation.id).await?.into());
         members.insert("cause".into(), cause(status.cause.as_ref()));
     }
-    members.insert("rebuild".into(), projection.shadow.as_ref().map_or(Value::Null, |shadow| rebuild_status(shadow, head)));
+    members.insert(
+        "rebuild".into(),
+        projection.shadow.as_ref().map_or(Value::Null, |shadow| rebuild_status(shadow, head)),
+    );
     members.insert("last_rebuild".into(), projection.last_diff.as_ref().map_or(Value::Null, diff));
     Ok(shown)
 }
@@ -84,7 +92,12 @@ fn diff(diff: &Diff) -> Value {
     params(("name" = String, Path, description = "Name of the projection")),
     responses((status = 202, description = "Begun; see the status", body = Value),
         (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json")))]
-pub async fn rebuild(State(app): State<Shared>, caller: Caller, Path(path): Path<String>, query: Query) -> Result<Response, Problem> {
+pub async fn rebuild(
+    State(app): State<Shared>,
+    caller: Caller,
+    Path(path): Path<String>,
+    query: Query,
+) -> Result<Response, Problem> {
     caller.require(Permission::ChangeProjections)?;
     query.finish()?;
     let name = name(&path)?.to_string();
@@ -93,7 +106,8 @@ pub async fn rebuild(State(app): State<Shared>, caller: Caller, Path(path): Path
         Some(false) => Err(Problem::new(StatusCode::CONFLICT, "rebuild-in-progress", "It is being rebuilt already")),
         Some(true) => {
             let location = [("location", format!("/v1/projections/{name}/status"))];
-            Ok((StatusCode::ACCEPTED, location, axum::Json(json!({"projection": name, "state": "rebuilding"}))).into_response())
+            Ok((StatusCode::ACCEPTED, location, axum::Json(json!({"projection": name, "state": "rebuilding"})))
+                .into_response())
         }
     }
 }
@@ -103,7 +117,12 @@ pub async fn rebuild(State(app): State<Shared>, caller: Caller, Path(path): Path
     params(("name" = String, Path, description = "Name of the projection")),
     responses((status = 204, description = "Paused"),
         (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json")))]
-pub async fn pause(State(app): State<Shared>, caller: Caller, Path(path): Path<String>, query: Query) -> Result<StatusCode, Problem> {
+pub async fn pause(
+    State(app): State<Shared>,
+    caller: Caller,
+    Path(path): Path<String>,
+    query: Query,
+) -> Result<StatusCode, Problem> {
     decide(&app, &caller, &path, query, |name, by| ProjectionRecord::ProjectionPaused { name, by }).await
 }
 
@@ -112,7 +131,12 @@ pub async fn pause(State(app): State<Shared>, caller: Caller, Path(path): Path<S
     params(("name" = String, Path, description = "Name of the projection")),
     responses((status = 204, description = "Resumed"),
         (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json")))]
-pub async fn resume(State(app): State<Shared>, caller: Caller, Path(path): Path<String>, query: Query) -> Result<StatusCode, Problem> {
+pub async fn resume(
+    State(app): State<Shared>,
+    caller: Caller,
+    Path(path): Path<String>,
+    query: Query,
+) -> Result<StatusCode, Problem> {
     let done = decide(&app, &caller, &path, query, |name, by| ProjectionRecord::ProjectionResumed { name, by }).await?;
     app.projections.try_again(&path).await;
     Ok(done)
@@ -145,7 +169,12 @@ async fn decide(
         ("limit" = Option<u64>, Query, description = "Most entries")),
     responses((status = 200, description = "Events put aside", body = Value),
         (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json")))]
-pub async fn parked(State(app): State<Shared>, caller: Caller, Path(path): Path<String>, mut query: Query) -> Result<axum::Json<Value>, Problem> {
+pub async fn parked(
+    State(app): State<Shared>,
+    caller: Caller,
+    Path(path): Path<String>,
+    mut query: Query,
+) -> Result<axum::Json<Value>, Problem> {
     caller.require(Permission::ReadProjections)?;
     let after = query.number("after", 0..=i64::MAX as u64)?;
     let limit = query.number("limit", 1..=1000)?.unwrap_or(100) as usize;
