@@ -31,6 +31,7 @@ mod leaks;
 mod live;
 mod population;
 mod published;
+mod query;
 mod read;
 mod read_personal;
 mod roles;
