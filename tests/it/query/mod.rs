@@ -99,7 +99,9 @@ impl Scene {
     /// Fences a person or some purposes; the keys stay.
     pub async fn fence(&self, subject: SubjectRef, purposes: &[&str]) {
         let purposes = (!purposes.is_empty()).then(|| purposes.iter().map(|p| Purpose::parse(p).unwrap()).collect());
-        let fence = Effect::Fence { subject, purposes, basis: "gdpr:A17-1-b".into(), request: "fr_1".into() };
+        let number = self.log.head().await.unwrap().erasure_epoch + 1;
+        let request = format!("fr_{number}");
+        let fence = Effect::Fence { subject, purposes, basis: "gdpr:A17-1-b".into(), request };
         let at = self.clock.now();
         let job = Job { appends: vec![], conditions: vec![], idempotency: None, effects: vec![fence], at };
         self.writer.submit(job).await.unwrap().unwrap();
