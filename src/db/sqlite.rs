@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{Connection, ToSql, TransactionBehavior, params_from_iter};
+use rusqlite::{Connection, ToSql, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
 use super::readers::{Readers, Unavailable};
@@ -94,13 +94,25 @@ impl SqliteDb {
 
 fn rows(statement: &mut rusqlite::CachedStatement<'_>, parameters: &[Value]) -> rusqlite::Result<Rows> {
     let columns = statement.column_count();
-    let mut found = statement.query(params_from_iter(parameters))?;
+    bind(statement, parameters)?;
+    let mut found = statement.raw_query();
     let mut out = Vec::new();
     while let Some(row) = found.next()? {
         let cells = (0..columns).map(|column| row.get_ref(column).map(value));
         out.push(cells.collect::<rusqlite::Result<_>>()?);
     }
     Ok(out)
+}
+
+/// Binds `$n` to the n-th parameter. To SQLite it is a name like any other, numbered as it comes in the text.
+fn bind(statement: &mut rusqlite::CachedStatement<'_>, parameters: &[Value]) -> rusqlite::Result<()> {
+    for index in 1..=statement.parameter_count() {
+        let number = statement.parameter_name(index).and_then(|name| name.strip_prefix('$')?.parse::<usize>().ok());
+        let value = number.and_then(|number| parameters.get(number.checked_sub(1)?));
+        let value = value.ok_or(rusqlite::Error::InvalidParameterCount(index, parameters.len()))?;
+        statement.raw_bind_parameter(index, value)?;
+    }
+    Ok(())
 }
 
 fn transact(connection: &mut Connection, statements: &[Statement]) -> Result<(), DbError> {
@@ -110,7 +122,8 @@ fn transact(connection: &mut Connection, statements: &[Statement]) -> Result<(),
         let mut prepared = transaction.prepare_cached(statement.sql).map_err(|error| unavailable(&error))?;
         let mut changed = 0;
         for set in &statement.sets {
-            changed += prepared.execute(params_from_iter(set)).map_err(|error| unavailable(&error))?;
+            let run = bind(&mut prepared, set).and_then(|()| prepared.raw_execute());
+            changed += run.map_err(|error| unavailable(&error))?;
         }
         if statement.must_change.is_some_and(|must| must != changed) {
             return Err(DbError::Unmet);
@@ -174,6 +187,12 @@ mod tests {
             Statement::once("update t set x = $2 where id = $1", vec![9i64.into(), "z".into()]).changing(1),
         ];
         assert_eq!(db.transact(more).await, Err(DbError::Unmet));
+        // `$n` is the n-th parameter wherever it stands in the text, and however often.
+        let renamed = "update t set x = $3 where id = $1 and x = $2 and id = $1";
+        let set = vec![1i64.into(), "a".into(), "b".into()];
+        db.transact(vec![Statement::once(renamed, set).changing(1)]).await.unwrap();
+        let back = vec![1i64.into(), "b".into(), "a".into()];
+        db.transact(vec![Statement::once(renamed, back).changing(1)]).await.unwrap();
         let by_id = "select x from t where id = $1";
         let found = db.query_each(by_id, vec![vec![1i64.into()], vec![3i64.into()]]).await.unwrap();
         assert_eq!(found, vec![vec![vec!["a".into()]], vec![]]);

@@ -261,7 +261,9 @@ mod tests {
 
     fn encoded(values: &[Value], descending: bool) -> Vec<u8> {
         let mut out = Vec::new();
-        values.iter().for_each(|value| push_value(&mut out, value, descending));
+        for value in values {
+            push_value(&mut out, value, descending);
+        }
         out
     }
 

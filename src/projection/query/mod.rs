@@ -8,6 +8,7 @@
 //! and neither does one on which it fails. A filter over personal columns must come in a body, for URLs are written down
 //! everywhere.
 
+mod after;
 mod candidates;
 mod groups;
 mod opening;
@@ -20,6 +21,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+pub use after::After;
 pub use plan::FILTER;
 pub use render::{Header, RenderedRow, RenderedRows, ShownCell};
 
@@ -88,19 +90,6 @@ pub struct RowQuery {
     pub group_by: Vec<String>,
     /// One row.
     pub key: Option<RowKey>,
-}
-
-/// Where a page ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct After {
-    /// Generation of the rows.
-    pub generation: GenerationId,
-    /// Its last row.
-    pub key: RowKey,
-    /// That row's entry, when an index found it.
-    pub entry: Option<Vec<u8>>,
-    /// Rows up to here, when they are sorted or grouped; else 0.
-    pub offset: usize,
 }
 
 /// What answers.

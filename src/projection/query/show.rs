@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::Run;
-use super::opening::{Batch, OpenRow};
+use super::opening::{OpenRow, OpenRows};
 use super::plan::Name;
 use super::render::{Header, RenderedRow, Shown, ShownCell};
 use crate::event::Pointer;
@@ -24,7 +24,7 @@ use crate::schema::Placeholder;
 
 impl Run<'_> {
     /// Renders opened rows.
-    pub(super) fn show(&self, batch: &Batch) -> Shown {
+    pub(super) fn show(&self, batch: &OpenRows) -> Shown {
         let mut shown = Shown::new(self.header());
         for open in &batch.rows {
             let cells = self.plan.fields.iter().map(|name| self.show_field(name, open, batch, &mut shown)).collect();
@@ -42,7 +42,7 @@ impl Run<'_> {
         Arc::new(Header { names: self.plan.fields.iter().map(name).collect() })
     }
 
-    fn show_field(&self, name: &Name, open: &OpenRow, batch: &Batch, shown: &mut Shown) -> ShownCell {
+    fn show_field(&self, name: &Name, open: &OpenRow, batch: &OpenRows, shown: &mut Shown) -> ShownCell {
         match name {
             Name::Part(part) => ShownCell::public(open.row.parts.get(part).cloned().unwrap_or_default()),
             Name::Position => ShownCell::public(open.row.position.into()),
@@ -74,7 +74,7 @@ impl Run<'_> {
         cell: &Cell,
         column: &Column,
         kind: &ColumnType,
-        batch: &Batch,
+        batch: &OpenRows,
     ) -> Result<Option<Value>, (State, Option<Value>)> {
         match &cell.value {
             Some(value) => Ok(Some(value.clone())),
@@ -92,13 +92,13 @@ impl Run<'_> {
         }
     }
 
-    fn state(&self, cell: &Cell, batch: &Batch) -> State {
+    fn state(&self, cell: &Cell, batch: &OpenRows) -> State {
         let states = cell.owners.alternatives().map(|way| self.state_of(way, batch));
         states.max_by_key(State::rank).unwrap_or(State::Unavailable)
     }
 
     /// One way: of several fences the one that is hardest to undo.
-    fn state_of(&self, way: &Alternative, batch: &Batch) -> State {
+    fn state_of(&self, way: &Alternative, batch: &OpenRows) -> State {
         let purpose = way.purpose.as_str();
         let fences = way.people.iter().filter_map(|(who, generation)| batch.fences.covering(who, purpose, *generation));
         let fenced = fences.map(|fence| State::Fenced(Arc::new(fence.clone()))).min_by_key(State::rank);
