@@ -39,6 +39,16 @@ pub const POINTS: &[&str] = &[
 pub const START_POINTS: &[&str] =
     &["create.directories", "create.keyring", "create.keystore", "create.log-unnamed", "create.log"];
 
+/// The points of a projection, in the order in which it passes them.
+pub const PROJECTION_POINTS: &[&str] = &[
+    "projection.before-commit",
+    "projection.after-commit",
+    "projection.before-erasure",
+    "projection.after-emit",
+    "projection.before-swap",
+    "projection.after-swap",
+];
+
 /// Dies here if the environment says so.
 #[cfg(debug_assertions)]
 pub fn point(name: &'static str) {
@@ -46,7 +56,7 @@ pub fn point(name: &'static str) {
     use std::sync::atomic::{AtomicU32, Ordering};
     static WANTED: OnceLock<Option<(String, u32)>> = OnceLock::new();
     static PASSED: AtomicU32 = AtomicU32::new(0);
-    debug_assert!(POINTS.contains(&name) || START_POINTS.contains(&name), "unlisted crash point {name}");
+    debug_assert!([POINTS, START_POINTS, PROJECTION_POINTS].concat().contains(&name), "unlisted crash point {name}");
     let wanted = WANTED.get_or_init(|| {
         let text = std::env::var("OUBLIETTE_CRASH_AT").ok()?;
         let (point, nth) = text.rsplit_once(':').unwrap_or((&text, "1"));

@@ -24,7 +24,6 @@ use crate::projection::engine::{Running, WaitError};
 use crate::projection::expression::Expression;
 use crate::projection::query::{After, FILTER, Live, QueryError, RenderedRows, RowQuery};
 use crate::projection::row::RowKey;
-use crate::projection::store::GenerationId;
 use crate::read::Viewer;
 use crate::telemetry::ValueState;
 
@@ -237,7 +236,7 @@ async fn answer(
         None => None,
         Some(text) => {
             let text = cursor::read(key, &caller.principal.id, &bound, text, app.clock.now())?;
-            Some(after(&text).ok_or_else(problem::internal)?)
+            Some(After::parse(&text).ok_or_else(problem::internal)?)
         }
     };
     let (running, is_stale) = ready(&app, &name, asked.at_least, headers, stale).await?;
@@ -249,8 +248,10 @@ async fn answer(
         Format::Csv | Format::Json => {}
     }
     let found = find(&app, &running, &query, &viewer).await?;
-    let next =
-        found.next.as_ref().map(|next| cursor::issue(key, &caller.principal.id, &bound, &text(next), app.clock.now()));
+    let next = found
+        .next
+        .as_ref()
+        .map(|next| cursor::issue(key, &caller.principal.id, &bound, &next.to_string(), app.clock.now()));
     let (media, body) = match format(headers) {
         Format::Csv => ("text/csv; charset=utf-8; header=present", found.csv(true)),
         _ => ("application/json", page(&found, next.as_deref(), is_stale)),
@@ -400,20 +401,4 @@ fn line_chunks(
         }
         Some((Ok((Bytes::from(out), Some(found.lease))), walk))
     })
-}
-
-/// Where a page ended, as a cursor holds it.
-fn text(after: &After) -> String {
-    let entry = after.entry.as_ref().map(hex::encode).unwrap_or_default();
-    format!("{} {} {} {}", after.generation.0, after.key, after.offset, entry)
-}
-
-fn after(text: &str) -> Option<After> {
-    let mut parts = text.split(' ');
-    let generation = GenerationId(parts.next()?.parse().ok()?);
-    let key = RowKey::parse(parts.next()?)?;
-    let offset = parts.next()?.parse().ok()?;
-    let entry = parts.next().filter(|entry| !entry.is_empty());
-    let entry = entry.map(hex::decode).transpose().ok()?;
-    Some(After { generation, key, entry, offset })
 }

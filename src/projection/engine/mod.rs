@@ -200,6 +200,13 @@ impl Projections {
     /// Starts what a definition needs: its live generation, or a shadow of its newest text.
     async fn adopt(&self, entry: &mut Entry, defined: &Defined, stored: &mut [Generation]) -> Result<(), DbError> {
         let name = defined.current.name.as_str();
+        for place in [&mut entry.live, &mut entry.shadow] {
+            // It panicked: it begins again where its cursor is.
+            if place.as_ref().is_some_and(|handle| handle.task.is_finished()) {
+                tracing::error!(projection = name, "a projection died and is started again");
+                *place = None;
+            }
+        }
         if entry.live.is_none() {
             let known = stored.iter().find(|g| g.name == name && g.state == GenerationState::Live).cloned();
             // Rows that are ahead of the log were computed from a longer one: the log was restored.
