@@ -23,6 +23,7 @@ pub fn run(flags: &Flags) -> Result<(), Failure> {
     // Before anything else: the first key may be read as soon as the runtime runs.
     let unprotected = telemetry::harden();
     telemetry::init(config.log_format, config.log_level);
+    telemetry::quiet_panics();
     for protection in unprotected {
         tracing::warn!(?protection, "the operating system refused a protection of the memory");
     }

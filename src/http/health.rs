@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::extract::{Query, Shared};
 use super::problem::{Problem, ProblemBody};
+use crate::projection::engine::Running;
 use crate::telemetry::ForgetStatus;
 
 /// Whether the process answers.
@@ -35,6 +36,11 @@ pub async fn readyz(State(app): State<Shared>, mut query: Query) -> Result<Respo
     let mut body = json!({"status": if ready { "ready" } else { "not-ready" }});
     if verbose {
         body["checks"] = checks.iter().map(|(name, state)| ((*name).to_owned(), json!(state))).collect::<Value>();
+        // A view that stands still holds up its own readers, who are told so, and nobody else.
+        let all = app.projections.all().await;
+        let stalled = all.iter().filter(|(_, known)| known.live.as_ref().is_some_and(Running::is_stalled)).count();
+        let text = if stalled == 0 { "ok".to_owned() } else { format!("{stalled} of {} stalled", all.len()) };
+        body["checks"]["projections"] = json!(text);
     }
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     Ok((status, axum::Json(body)).into_response())
@@ -50,6 +56,14 @@ pub async fn metrics(State(app): State<Shared>) -> Response {
         let count = counts.iter().find(|(word, _)| word == status.as_str()).map_or(0, |(_, count)| *count);
         app.metrics.forget_requests(*status, count);
     }
+    let (head, now) = (*app.log.watch().borrow(), app.clock.now());
+    let all = app.projections.all().await;
+    app.metrics.projections(all.into_iter().filter_map(|(name, known)| {
+        let live = known.live?;
+        let status = live.status.borrow().clone();
+        let behind = status.behind_since.map_or(0.0, |since| (now.0 - since.0).max(0) as f64 / 1000.0);
+        Some((name, head.saturating_sub(status.cursor), behind, status.last_tick, live.is_stalled()))
+    }));
     let media = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, media)], app.metrics.encode()).into_response()
 }

@@ -67,6 +67,13 @@ pub struct Running {
     pub status: watch::Receiver<Status>,
 }
 
+impl Running {
+    /// Whether it does not move.
+    pub fn is_stalled(&self) -> bool {
+        self.status.borrow().state == State::Stalled
+    }
+}
+
 /// A projection as others see it.
 #[derive(Clone)]
 pub struct Projection {

@@ -1,12 +1,10 @@
-//! What the process tells its operators: logs, metrics, and the hardening that keeps memory off the disk.
+//! The metrics.
 //!
-//! Owns: the subscriber's set-up, the metrics registry with every metric's name, and the process limits against core
-//! dumps. Must not know: HTTP, storage, configuration files. Keeps invariant 1 on its side: no label holds a stream, a
-//! person, an actor or any other text of a caller, because every label is an enum of ours or a route the server itself
-//! declared. See [`NEVER_LOGGED`] for the same rule of log lines.
+//! Owns: every metric's name, unit and labels. Keeps invariant 1 on its side: no label holds a stream, a person, an actor or
+//! any other text of a caller. Every label is an enum of ours, a route the server itself declared, or the name that an
+//! administrator gave a projection.
 
 use std::collections::BTreeSet;
-use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -18,101 +16,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
-use tracing_subscriber::EnvFilter;
 
 use crate::clock::Millis;
-
-/// What must never stand in a log line, a trace, a metric label or an error, at any level. A reviewer checks a new log
-/// statement against this list; the canary scan of the tests checks all of them.
-pub const NEVER_LOGGED: &[&str] = &[
-    "values of events, marked as personal or not, and parts of them",
-    "external ids of data subjects, natural keys, blind-index tags",
-    "placeholders that a caller declared (they may quote the value they stand for)",
-    "request and response bodies, query strings and headers other than the request id",
-    "API keys and their hashes; a key is named by its id",
-    "keys, nonces, salts and every other byte of key material or ciphertext",
-    "text of SQL statements with their parameters, and file contents",
-    "actors, correlation ids and idempotency keys: callers choose them, so they may be personal",
-];
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum LogFormat {
-    /// One readable line per event.
-    #[default]
-    Text,
-    /// One JSON object per line.
-    Json,
-}
-
-/// The least severe level of our own lines. Libraries never say more than `warn`: some of them log what they handle.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum LogLevel {
-    /// Failures only.
-    Error,
-    /// And what needs attention.
-    Warn,
-    /// And what the server does.
-    #[default]
-    Info,
-    /// And how.
-    Debug,
-    /// Everything.
-    Trace,
-}
-
-impl LogLevel {
-    fn directives(self) -> &'static str {
-        match self {
-            Self::Error => "error,oubliette=error",
-            Self::Warn => "warn,oubliette=warn",
-            Self::Info => "warn,oubliette=info",
-            Self::Debug => "warn,oubliette=debug",
-            Self::Trace => "warn,oubliette=trace",
-        }
-    }
-}
-
-/// Sends log lines to standard error. The environment has no say: `RUST_LOG=trace` must not make a library talk.
-///
-/// Returns `false` when a subscriber was already installed, which then stays.
-pub fn init(format: LogFormat, level: LogLevel) -> bool {
-    let subscriber =
-        tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(EnvFilter::new(level.directives()));
-    match format {
-        LogFormat::Text => {
-            let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-            subscriber.with_ansi(colour).try_init().is_ok()
-        }
-        LogFormat::Json => subscriber.json().flatten_event(true).try_init().is_ok(),
-    }
-}
-
-/// A protection the operating system refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unprotected {
-    /// The process can still be dumped or attached to (`PR_SET_DUMPABLE`).
-    Dumpable,
-    /// Core files are still possible (`RLIMIT_CORE`).
-    CoreLimit,
-}
-
-/// Keeps memory, and with it keys and opened values, out of core files. Returns what failed.
-pub fn harden() -> Vec<Unprotected> {
-    use rustix::process::{Resource, Rlimit, setrlimit};
-    let mut failed = Vec::new();
-    // A pipe as core pattern ignores the limit, so not being dumpable is what really counts; the limit is the second lock.
-    #[cfg(target_os = "linux")]
-    if rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).is_err() {
-        failed.push(Unprotected::Dumpable);
-    }
-    #[cfg(not(target_os = "linux"))]
-    failed.push(Unprotected::Dumpable);
-    if setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).is_err() {
-        failed.push(Unprotected::CoreLimit);
-    }
-    failed
-}
 
 macro_rules! label {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
@@ -267,6 +172,12 @@ pub struct ByRoute {
     route: Arc<str>,
 }
 
+/// A single label `projection`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByProjection {
+    projection: String,
+}
+
 /// The labels of a finished request.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ByRequest {
@@ -301,6 +212,10 @@ pub struct Metrics {
     redacted_values: Family<ByValueState, Counter>,
     forget_requests: Family<ByStatus, Gauge>,
     keys: Family<ByKeyState, Gauge>,
+    projection_lag: Family<ByProjection, Gauge>,
+    projection_lag_seconds: Family<ByProjection, Gauge<f64, AtomicU64>>,
+    projection_last_tick: Family<ByProjection, Gauge<f64, AtomicU64>>,
+    projection_stalled: Family<ByProjection, Gauge>,
     leak_findings: Family<ByShape, Counter>,
     http_requests: Family<ByRequest, Counter>,
     http_request_duration: Histograms,
@@ -325,6 +240,10 @@ impl Metrics {
             redacted_values: Family::default(),
             forget_requests: Family::default(),
             keys: Family::default(),
+            projection_lag: Family::default(),
+            projection_lag_seconds: Family::default(),
+            projection_last_tick: Family::default(),
+            projection_stalled: Family::default(),
             leak_findings: Family::default(),
             http_requests: Family::default(),
             http_request_duration: Family::new_with_constructor(|| {
@@ -352,6 +271,12 @@ impl Metrics {
         let help = "From approval to completion of a forget request";
         r.register_with_unit("forget_duration", help, Unit::Seconds, self.forget_duration.clone());
         r.register("keys", "Keys of data subjects by state", self.keys.clone());
+        r.register("projection_lag_events", "Events not yet handled", self.projection_lag.clone());
+        let help = "How long it has been behind";
+        r.register_with_unit("projection_lag", help, Unit::Seconds, self.projection_lag_seconds.clone());
+        let help = "When it last looked at the log, Unix time";
+        r.register_with_unit("projection_last_tick_timestamp", help, Unit::Seconds, self.projection_last_tick.clone());
+        r.register("projection_stalled", "1 when it does not move", self.projection_stalled.clone());
         r.register("http_requests", "Requests answered", self.http_requests.clone());
         let help = "From the request's head to the response's head";
         r.register_with_unit("http_request_duration", help, Unit::Seconds, self.http_request_duration.clone());
@@ -394,6 +319,22 @@ impl Metrics {
         };
         self.http_requests.get_or_create(&ByRequest { method, route: known.clone(), status }).inc();
         self.http_request_duration.get_or_create(&ByRoute { route: known.clone() }).observe(took.as_secs_f64());
+    }
+
+    /// Where every projection stands: name, events behind, seconds behind, last look, whether it does not move. One that
+    /// is no longer named is no longer told of.
+    pub fn projections(&self, all: impl IntoIterator<Item = (String, u64, f64, Millis, bool)>) {
+        self.projection_lag.clear();
+        self.projection_lag_seconds.clear();
+        self.projection_last_tick.clear();
+        self.projection_stalled.clear();
+        for (projection, events, seconds, tick, stalled) in all {
+            let label = ByProjection { projection };
+            self.projection_lag.get_or_create(&label).set(events as i64);
+            self.projection_lag_seconds.get_or_create(&label).set(seconds);
+            self.projection_last_tick.get_or_create(&label).set(tick.0 as f64 / 1000.0);
+            self.projection_stalled.get_or_create(&label).set(i64::from(stalled));
+        }
     }
 
     /// The OpenMetrics text (`application/openmetrics-text; version=1.0.0; charset=utf-8`).
