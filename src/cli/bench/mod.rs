@@ -8,6 +8,7 @@ pub mod driver;
 pub mod histogram;
 pub mod load;
 pub mod payload;
+pub mod projections;
 pub mod report;
 pub mod response;
 pub mod spawn;
@@ -23,6 +24,7 @@ use clap::{Args, ValueEnum};
 
 use self::driver::{Connection, Request, Target};
 use self::load::{Tally, Window, closed_loop};
+use self::projections::{Ask, CatchUp, Columns, RowReader, WriteThenRead};
 use self::report::{Measurement, Report};
 use self::spawn::Spawned;
 use self::workloads::{Appender, BATCH, BatchJob, BatchWriter, Forgetter, Scanner, StreamReader, Who};
@@ -92,6 +94,20 @@ pub enum Workload {
     W6,
     /// One client forgets people, one after the other.
     Forget,
+    /// A projection without personal columns is computed from every event there is.
+    ProjectPublic,
+    /// A projection with three personal columns is computed from every event there is.
+    ProjectPersonal,
+    /// That projection is rebuilt.
+    Rebuild,
+    /// 8 clients read single rows of it by key.
+    Rows,
+    /// 8 clients read pages of 20 rows of it by an index.
+    RowsByIndex,
+    /// 8 clients append an event and wait for its row.
+    AppendToRow,
+    /// As `w2`, while that projection is rebuilt over and over.
+    W2Rebuild,
 }
 
 /// Measures `server`, or one started for it, and prints the result to standard output, progress to standard error.
@@ -111,7 +127,8 @@ pub async fn run(args: BenchArgs, server: &str, json: bool) -> anyhow::Result<()
     };
     let url = spawned.as_ref().map_or(server, Spawned::url);
     let target = Target::new(url, &key)?;
-    let mut bench = Bench { args, target, tag, server: spawned, filled: None, appended: 0, measurements: Vec::new() };
+    let mut bench =
+        Bench { args, target, tag, server: spawned, filled: None, view: None, appended: 0, measurements: Vec::new() };
     bench.prepare().await?;
     for repeat in 0..bench.args.repeat {
         for workload in bench.args.workloads.clone() {
@@ -142,6 +159,8 @@ struct Bench {
     server: Option<Spawned>,
     /// Prefix and number of full streams that w4 can read.
     filled: Option<(Arc<str>, u64)>,
+    /// The projection with personal columns, once it is there.
+    view: Option<Arc<str>>,
     appended: u64,
     measurements: Vec<Measurement>,
 }
@@ -170,6 +189,18 @@ impl Bench {
                 self.end("w5", "events", repeat, &tally, cpu)
             }
             Workload::W6 => self.append("w6", repeat, 16, 0).await,
+            Workload::ProjectPublic => self.project("project-public", repeat, Columns::Public).await,
+            Workload::ProjectPersonal => self.project("project-personal", repeat, Columns::Personal).await,
+            Workload::Rebuild => {
+                let name = self.view().await?;
+                let cpu = self.begin("rebuild", repeat)?;
+                let tally = closed_loop(&self.target, vec![CatchUp::rebuild(&name)], Window::UntilDone).await?;
+                self.end("rebuild", "events", repeat, &tally, cpu)
+            }
+            Workload::Rows => self.rows("rows", repeat, Ask::Key).await,
+            Workload::RowsByIndex => self.rows("rows-by-index", repeat, Ask::Index).await,
+            Workload::AppendToRow => self.append_to_row(repeat).await,
+            Workload::W2Rebuild => self.append_while_rebuilding(repeat).await,
             Workload::Forget => {
                 self.forget("forget", repeat, self.args.forget_people, EVENTS_PER_FORGOTTEN).await?;
                 match self.args.forget_large {
@@ -222,6 +253,74 @@ impl Bench {
         let cpu = self.begin(name, repeat)?;
         let tally = closed_loop(&self.target, vec![Forgetter::new(suffix, 0..people)], Window::UntilDone).await?;
         self.end(name, "people", repeat, &tally, cpu)
+    }
+
+    async fn project(&mut self, name: &'static str, repeat: u32, columns: Columns) -> anyhow::Result<()> {
+        let projection = format!("bench_{}_{}_{repeat}", self.tag, if columns == Columns::Public { "u" } else { "p" });
+        let cpu = self.begin(name, repeat)?;
+        let tally = closed_loop(&self.target, vec![CatchUp::define(&projection, columns)], Window::UntilDone).await?;
+        self.end(name, "events", repeat, &tally, cpu)?;
+        // It would compete with what is measured next.
+        if columns == Columns::Personal && self.view.is_none() {
+            self.view = Some(projection.into());
+            return Ok(());
+        }
+        let mut connection = Connection::open(&self.target).await?;
+        let path = format!("/v1/projections/{projection}");
+        let reply = connection.call(Request { method: "DELETE", path: &path, headers: &[], body: b"" }).await?;
+        ensure!(reply.status == 204, workloads::unexpected(reply));
+        Ok(())
+    }
+
+    /// The projection that rows are read of, caught up.
+    async fn view(&mut self) -> anyhow::Result<Arc<str>> {
+        if self.view.is_none() {
+            let name = format!("bench_{}_view", self.tag);
+            progress("preparing a projection")?;
+            let worker = CatchUp::define(&name, Columns::Personal);
+            closed_loop(&self.target, vec![worker], Window::UntilDone).await?;
+            self.view = Some(name.into());
+        }
+        self.view.clone().context("there is no projection")
+    }
+
+    async fn rows(&mut self, name: &'static str, repeat: u32, ask: Ask) -> anyhow::Result<()> {
+        let view = self.view().await?;
+        let mut connection = Connection::open(&self.target).await?;
+        let keys = RowReader::keys(&mut connection, &view).await?;
+        let workers = (0..FEW).map(|seed| RowReader::new(view.clone(), keys.clone(), ask, seed)).collect();
+        let cpu = self.begin(name, repeat)?;
+        let tally = closed_loop(&self.target, workers, self.window()).await?;
+        self.end(name, "queries", repeat, &tally, cpu)
+    }
+
+    async fn append_to_row(&mut self, repeat: u32) -> anyhow::Result<()> {
+        let view = self.view().await?;
+        let stream = |client| format!("bench-{}-row-{repeat}-{client}", self.tag);
+        let worker = |client| WriteThenRead::new(stream(client), view.clone(), self.args.people, client);
+        let workers = (0..FEW).map(worker).collect();
+        let cpu = self.begin("append-to-row", repeat)?;
+        let tally = closed_loop(&self.target, workers, self.window()).await?;
+        self.appended += tally.units_in_all;
+        self.end("append-to-row", "events", repeat, &tally, cpu)
+    }
+
+    async fn append_while_rebuilding(&mut self, repeat: u32) -> anyhow::Result<()> {
+        let view = self.view().await?;
+        let target = self.target.clone();
+        let rebuilding = tokio::spawn(async move {
+            loop {
+                if let Err(error) = closed_loop(&target, vec![CatchUp::rebuild(&view)], Window::UntilDone).await {
+                    return error;
+                }
+            }
+        });
+        let measured = self.append("w2-rebuild", repeat, 64, 4).await;
+        if rebuilding.is_finished() {
+            return Err(rebuilding.await?.context("the rebuild failed"));
+        }
+        rebuilding.abort();
+        measured
     }
 
     /// Appends so many events in batches to fresh streams.
