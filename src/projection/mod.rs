@@ -16,6 +16,7 @@ pub mod expression;
 pub mod index;
 pub mod lineage;
 pub mod owners;
+pub mod query;
 pub mod row;
 mod scalar;
 mod sketch;

@@ -195,6 +195,9 @@ impl StoredRow {
                 let place = format!("/{}", escape(&column.name));
                 let mut content = if owners.contains_key(place.as_str()) {
                     Content::Single(Cell::public(value))
+                } else if column.kind == ColumnType::Json && owners.keys().any(|path| lies_below(path, &place)) {
+                    // An aggregate over people: one part per person.
+                    Content::public(&ColumnType::Map(Box::new(ColumnType::Json)), value)
                 } else {
                     Content::public(&column.kind, value)
                 };
@@ -400,6 +403,10 @@ fn origins(stored: Option<Value>) -> Result<HashMap<String, Arc<Origin>>, Corrup
             Ok((path, Arc::new(origin)))
         })
         .collect()
+}
+
+fn lies_below(path: &str, place: &str) -> bool {
+    path.strip_prefix(place).is_some_and(|rest| rest.starts_with('/'))
 }
 
 /// Whether a column of this type holds elements or entries.

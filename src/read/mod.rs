@@ -52,7 +52,8 @@ pub enum Purposes {
 }
 
 impl Purposes {
-    fn allow(&self, purpose: &str) -> bool {
+    /// Whether values processed for this purpose are shown.
+    pub fn allow(&self, purpose: &str) -> bool {
         match self {
             Self::None => false,
             Self::All => true,
@@ -98,6 +99,20 @@ impl State {
             Self::Fenced(fence) => fence.state.as_str(),
             Self::Unavailable => "unavailable",
             Self::Withheld => "withheld",
+        }
+    }
+
+    /// Of two states of one value the one that leaves more hope is told, the larger number: what is still somewhere is
+    /// not erased.
+    pub fn rank(&self) -> u8 {
+        match self {
+            Self::Unavailable => 4,
+            Self::Withheld => 3,
+            Self::Fenced(fence) => match fence.state {
+                crate::eventlog::FenceState::Restricted => 2,
+                crate::eventlog::FenceState::Expired => 1,
+                crate::eventlog::FenceState::Erased => 0,
+            },
         }
     }
 }

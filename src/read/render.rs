@@ -51,17 +51,11 @@ enum Shown<'e> {
 }
 
 impl Shown<'_> {
-    /// A value beats a state, and of two states the one that leaves more hope: what is still somewhere is not erased.
+    /// A value beats a state.
     fn rank(&self) -> u8 {
         match self {
             Self::Value(_) => 5,
-            Self::Redacted { state: State::Unavailable, .. } => 4,
-            Self::Redacted { state: State::Withheld, .. } => 3,
-            Self::Redacted { state: State::Fenced(fence), .. } => match fence.state.as_str() {
-                "restricted" => 2,
-                "expired" => 1,
-                _ => 0,
-            },
+            Self::Redacted { state, .. } => state.rank(),
         }
     }
 }
@@ -160,14 +154,7 @@ impl Renderer<'_> {
         match self.redaction {
             Redaction::Null | Redaction::Omit => "null".to_owned(),
             Redaction::Typed => self.placeholder(opened, path, state),
-            Redaction::Marker => {
-                let mut marker = serde_json::Map::new();
-                marker.insert("state".into(), state.as_str().into());
-                if let State::Fenced(fence) = state {
-                    marker.insert("request".into(), fence.request.clone().into());
-                }
-                Value::from(serde_json::Map::from_iter([("$redacted".to_owned(), Value::Object(marker))])).to_string()
-            }
+            Redaction::Marker => marker(state).to_string(),
         }
     }
 
@@ -184,17 +171,7 @@ impl Renderer<'_> {
             (mark.as_ref().map(|mark| mark.placeholder.clone()), mark.and_then(|mark| mark.category.clone()))
         };
         let Some(placeholder) = placeholder else { return "null".to_owned() };
-        let (article, date, request) = match state {
-            State::Fenced(fence) => (article(&fence.basis), day(fence), fence.request.clone()),
-            State::Unavailable | State::Withheld => Default::default(),
-        };
-        placeholder.render(&PlaceholderFacts {
-            article: &article,
-            date: &date,
-            request: &request,
-            category: category.as_deref().unwrap_or_default(),
-            state: state.as_str(),
-        })
+        with_facts(state, category.as_deref(), |facts| placeholder.render(facts))
     }
 
     fn head(opened: &Opened<'_>, out: &mut String) {
@@ -273,6 +250,31 @@ pub fn article(basis: &str) -> String {
     let mut parts = basis.trim_start_matches("gdpr:A").split('-');
     let first = parts.next().unwrap_or_default().to_owned();
     parts.fold(first, |text, part| text + "(" + part + ")")
+}
+
+/// `{"$redacted":{…}}`
+pub fn marker(state: &State) -> Value {
+    let mut marker = serde_json::Map::new();
+    marker.insert("state".into(), state.as_str().into());
+    if let State::Fenced(fence) = state {
+        marker.insert("request".into(), fence.request.clone().into());
+    }
+    Value::from(serde_json::Map::from_iter([("$redacted".to_owned(), Value::Object(marker))]))
+}
+
+/// The facts that a placeholder may name: of a fence its article, day and request, of any other state only the word.
+pub fn with_facts<T>(state: &State, category: Option<&str>, run: impl FnOnce(&PlaceholderFacts<'_>) -> T) -> T {
+    let (article, date, request) = match state {
+        State::Fenced(fence) => (article(&fence.basis), day(fence), fence.request.as_str()),
+        State::Unavailable | State::Withheld => Default::default(),
+    };
+    run(&PlaceholderFacts {
+        article: &article,
+        date: &date,
+        request,
+        category: category.unwrap_or_default(),
+        state: state.as_str(),
+    })
 }
 
 fn day(fence: &Fence) -> String {

@@ -69,7 +69,7 @@ impl Placeholder {
     }
 
     /// Like [`Self::render`], as a value.
-    pub(super) fn rendered(&self, facts: &PlaceholderFacts<'_>) -> Value {
+    pub fn rendered(&self, facts: &PlaceholderFacts<'_>) -> Value {
         if self.0.fixed.is_some() { self.0.value.clone() } else { expand(&self.0.value, facts) }
     }
 

@@ -32,6 +32,7 @@ mod live;
 mod natural_keys;
 mod population;
 mod published;
+mod query;
 mod read;
 mod read_personal;
 mod roles;
