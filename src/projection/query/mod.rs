@@ -15,6 +15,7 @@ mod plan;
 mod render;
 mod select;
 mod show;
+mod state;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use std::sync::atomic::Ordering;
 
 pub use plan::FILTER;
 pub use render::{Header, RenderedRow, RenderedRows, ShownCell};
+pub use state::{RenderedState, StateRow, render_state};
 
 use super::aggregate::AggregateError;
 use super::definition::{Definition, IndexPart};
@@ -305,9 +307,9 @@ impl Run<'_> {
             next: shown.next,
             position: self.live.cursor,
             epoch,
-            unavailable: missing || unavailable || shown.redacted.contains_key("unavailable"),
-            opened: shown.opened,
-            redacted: shown.redacted.into_iter().collect(),
+            unavailable: missing || unavailable || shown.counts.redacted.contains_key("unavailable"),
+            opened: shown.counts.opened,
+            redacted: shown.counts.redacted.into_iter().collect(),
             lease,
         };
         Attempt { rendered, missing }
