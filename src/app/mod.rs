@@ -22,6 +22,7 @@ use crate::auth::{self, ApiKeys, Grant, PurposeGrant, Role};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::OpenError;
+use crate::db::statement::DbError;
 use crate::erasure::recovery::{self, Standing};
 use crate::erasure::requests::{ForgetError, Parts, Requests};
 use crate::event::StoreId;
@@ -33,6 +34,8 @@ use crate::keystore::{CachedKeystore, KeyCache, Keystore, KeystoreError};
 use crate::projection::definitions::Definitions;
 use crate::projection::engine::Projections;
 use crate::projection::engine::batch;
+use crate::projection::fold::Folds;
+use crate::projection::fold::guard::Guard;
 use crate::read::Reader;
 use crate::read::access::AccessLog;
 use crate::schema::{self, Registry};
@@ -102,6 +105,9 @@ pub enum StartError {
     /// The first API key cannot be recorded.
     #[error("the first API key cannot be recorded: {0}")]
     FirstKey(#[from] RecordError),
+    /// The tables of projections cannot be used.
+    #[error("the tables of projections cannot be used: {0}")]
+    Tables(DbError),
     /// The host name of the log is not a valid checkpoint origin.
     #[error("the checkpoint origin is not valid")]
     Origin,
@@ -136,6 +142,10 @@ pub struct App {
     pub reader: Reader,
     /// Projections.
     pub projections: Arc<Projections>,
+    /// States of streams.
+    pub folds: Arc<Folds>,
+    /// Appends that may break an invariant.
+    pub guard: Guard,
     /// Forget requests.
     pub requests: Requests,
     /// Decisions.
@@ -157,7 +167,7 @@ pub struct App {
     access: Arc<AccessLog>,
     /// Becomes true when projections are to end.
     ending: watch::Sender<bool>,
-    projections_task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+    projections_tasks: tokio::sync::Mutex<Vec<JoinHandle<()>>>,
     tasks: Vec<JoinHandle<()>>,
     /// Held open for its lock.
     _lock: File,
@@ -217,9 +227,15 @@ impl App {
             store_id: stores.store,
             level: Arc::clone(&level),
         };
+        let (folds, snapshotter) = Folds::new(parts.clone(), Arc::clone(&access), Arc::clone(&definitions));
+        snapshotter.prepare().await.map_err(StartError::Tables)?;
+        let guard = Guard::new(Arc::clone(&folds), appender.clone());
         let projections = Projections::new(parts, appender.clone(), definitions);
         let ending = watch::Sender::new(false);
-        let projections_task = tokio::spawn(Arc::clone(&projections).run(ending.subscribe()));
+        let projections_tasks = vec![
+            tokio::spawn(Arc::clone(&projections).run(ending.subscribe())),
+            tokio::spawn(snapshotter.run(ending.subscribe())),
+        ];
         let parts = Parts {
             log: Arc::clone(&log),
             keys: Arc::clone(&keys),
@@ -240,6 +256,8 @@ impl App {
             appender,
             reader,
             projections,
+            folds,
+            guard,
             requests,
             recorder,
             api_keys,
@@ -251,7 +269,7 @@ impl App {
             stopping: watch::Sender::new(false),
             access,
             ending,
-            projections_task: tokio::sync::Mutex::new(Some(projections_task)),
+            projections_tasks: tokio::sync::Mutex::new(projections_tasks),
             tasks: vec![flush_task, worker_task, writer_task],
             _lock: lock,
         };
@@ -272,7 +290,7 @@ impl App {
     /// Answers in flight must have ended before.
     pub async fn stop(&self) {
         self.ending.send_replace(true);
-        if let Some(task) = self.projections_task.lock().await.take() {
+        for task in self.projections_tasks.lock().await.drain(..) {
             let _ = task.await;
         }
         self.projections.parts().store.close().await;

@@ -143,11 +143,8 @@ fn envelope(event: &Prepared, place: &Place<'_>) -> Value {
         "time": event.time.map_or_else(|| recorded.clone(), Millis::rfc3339),
         "recorded_at": recorded,
     });
-    let context = [
-        ("actor", &event.actor),
-        ("correlation_id", &event.correlation_id),
-        ("causation_id", &event.causation_id),
-    ];
+    let context =
+        [("actor", &event.actor), ("correlation_id", &event.correlation_id), ("causation_id", &event.causation_id)];
     for (name, value) in context {
         if let (Some(text), Some(object)) = (value, members.as_object_mut()) {
             object.insert(name.to_owned(), Value::from(text.as_str()));

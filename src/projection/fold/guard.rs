@@ -15,7 +15,8 @@ use std::sync::Arc;
 
 use tokio::sync::{Mutex, MutexGuard};
 
-use super::draft::{self, PeopleError, People, Place};
+pub use super::draft::PeopleError;
+use super::draft::{self, People, Place};
 use super::{FoldError, FoldState, Folds, Opening, matches};
 use crate::append::{AppendDone, AppendError, AppendRequest, Appender, StreamDraft};
 use crate::event::{ExpectedRevision, Position, Revision};
@@ -148,11 +149,7 @@ impl Guard {
     ///
     /// # Errors
     /// [`GuardError`].
-    pub async fn check(
-        &self,
-        guards: &[Arc<Definition>],
-        appends: &[StreamDraft],
-    ) -> Result<Vec<Checked>, GuardError> {
+    pub async fn check(&self, guards: &[Arc<Definition>], appends: &[StreamDraft]) -> Result<Vec<Checked>, GuardError> {
         let mut checks = Vec::with_capacity(appends.len());
         for (at, draft) in appends.iter().enumerate() {
             let concerned: Vec<&Arc<Definition>> = guards.iter().filter(|guard| concerns(guard, draft)).collect();
@@ -218,7 +215,8 @@ impl Guard {
                 at: parts.clock.now(),
             };
             let fold = || definition.name.to_string();
-            let failed = |code, message| GuardError::Failed { fold: fold(), stream: at, event: Some(event), code, message };
+            let failed =
+                |code, message| GuardError::Failed { fold: fold(), stream: at, event: Some(event), code, message };
             let view = draft::view(prepared, people, &parts.registry, &place);
             match apply::fold(definition, &row, &view).map_err(|error| failed(error.code(), error.to_string()))? {
                 Outcome::Changed(changed) => row = changed,

@@ -275,7 +275,14 @@ impl Folds {
     }
 
     /// Stores a snapshot. That it cannot be stored is no reason not to answer: it is made again later.
-    async fn keep(&self, definition: &Definition, stream: &StreamName, row: Row, keys: &Keys, at: (Revision, Position)) {
+    async fn keep(
+        &self,
+        definition: &Definition,
+        stream: &StreamName,
+        row: Row,
+        keys: &Keys,
+        at: (Revision, Position),
+    ) {
         let name = definition.sealing_name();
         let key = key(definition, stream);
         let identity = RowIdentity { store: &self.parts.store_id, definition: &name, key: &key.0 };
@@ -286,11 +293,9 @@ impl Folds {
                 return;
             }
         };
-        let snapshot =
-            Snapshot { revision: at.0.0, position: at.1.0, doc: encoded.doc, sealed: encoded.sealed };
+        let snapshot = Snapshot { revision: at.0.0, position: at.1.0, doc: encoded.doc, sealed: encoded.sealed };
         let digest = super::definitions::digest(&definition.text);
         let owners = row.people().into_iter().collect();
-        crate::crash::point("fold.before-snapshot");
         let (name, stream) = (definition.name.as_str(), stream.as_str());
         if let Err(error) = self.parts.store.put_snapshot(name, &digest, stream, snapshot, owners).await {
             tracing::warn!(fold = %definition.name, error = %error, "a snapshot cannot be stored");

@@ -19,8 +19,8 @@ use crate::projection::cell::{Cell, Content, Origin};
 use crate::projection::definition::{Column, ColumnType};
 use crate::projection::owners::Alternative;
 use crate::projection::row::is_container;
-use crate::read::render::{marker, with_facts};
 use crate::read::render::Counts;
+use crate::read::render::{marker, with_facts};
 use crate::read::{Purposes, Redaction, State};
 use crate::schema::{Placeholder, Registry};
 

@@ -15,10 +15,12 @@ impl Store {
     /// # Errors
     /// [`DbError`].
     pub async fn snapshot(&self, name: &str, digest: &[u8; 32], stream: &str) -> Result<Option<Snapshot>, DbError> {
-        let sql = "select revision, position, doc, sealed from snapshots where name = $1 and stream = $2 and digest = $3";
+        let sql =
+            "select revision, position, doc, sealed from snapshots where name = $1 and stream = $2 and digest = $3";
         let rows = self.0.query(sql, vec![name.into(), stream.into(), digest.as_slice().into()]).await?;
         let Some(row) = rows.into_iter().next() else { return Ok(None) };
-        let Ok([Value::Int(revision), Value::Int(position), Value::Text(doc), sealed]) = <[Value; 4]>::try_from(row) else {
+        let Ok([Value::Int(revision), Value::Int(position), Value::Text(doc), sealed]) = <[Value; 4]>::try_from(row)
+        else {
             return Err(CORRUPT);
         };
         let sealed = match sealed {
@@ -58,10 +60,8 @@ impl Store {
         let owner = |subject: SubjectRef| vec![subject.0.as_slice().into(), name.into(), stream.into()];
         let own = "insert into snapshot_owners(subject, name, stream) values ($1, $2, $3) on conflict do nothing";
         let disown = "delete from snapshot_owners where name = $1 and stream = $2";
-        let mut steps = vec![
-            Statement::once(put, set).changing(1),
-            Statement::once(disown, vec![name.into(), stream.into()]),
-        ];
+        let mut steps =
+            vec![Statement::once(put, set).changing(1), Statement::once(disown, vec![name.into(), stream.into()])];
         if !owners.is_empty() {
             steps.push(Statement::each(own, owners.into_iter().map(owner).collect()));
         }
@@ -96,7 +96,9 @@ impl Store {
         let owners = "delete from snapshot_owners where (name, stream) in
                         (select name, stream from snapshots where position >= $1)";
         let snapshots = "delete from snapshots where position >= $1";
-        self.0.transact(vec![Statement::once(owners, vec![head.into()]), Statement::once(snapshots, vec![head.into()])]).await
+        self.0
+            .transact(vec![Statement::once(owners, vec![head.into()]), Statement::once(snapshots, vec![head.into()])])
+            .await
     }
 
     /// Names of which there are snapshots.
