@@ -4,6 +4,7 @@
 //! already has events, nor the reverse, and nothing personal is served while the erasure record is behind.
 
 mod stores;
+mod views;
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ use crate::auth::{self, ApiKeys, Grant, PurposeGrant, Role};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::OpenError;
+use crate::db::statement::DbError;
 use crate::erasure::recovery::{self, Standing};
 use crate::erasure::requests::{ForgetError, Parts, Requests};
 use crate::event::StoreId;
@@ -32,15 +34,17 @@ use crate::keystore::sqlite::{KeystoreOpenError, ServiceKeys};
 use crate::keystore::{CachedKeystore, KeyCache, Keystore, KeystoreError};
 use crate::projection::definitions::Definitions;
 use crate::projection::engine::Projections;
-use crate::projection::engine::batch;
-use crate::projection::query::{QueryOptions, RowReader};
+use crate::projection::fold::Folds;
+use crate::projection::fold::guard::Guard;
+use crate::projection::query::RowReader;
 use crate::read::access::AccessLog;
 use crate::read::{self, Reader};
 use crate::schema::{self, Registry};
 use crate::sealing::Sealer;
 use crate::secret::{Entropy, EntropyError};
 use crate::telemetry::Metrics;
-use stores::{Stores, create, is_fresh, open, prepare_directories, projection_tables};
+use stores::{Stores, create, is_fresh, open, prepare_directories};
+use views::{ViewTasks, Views};
 
 /// Why the server does not start. Each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +107,9 @@ pub enum StartError {
     /// The first API key cannot be recorded.
     #[error("the first API key cannot be recorded: {0}")]
     FirstKey(#[from] RecordError),
+    /// The tables of projections cannot be used.
+    #[error("the tables of projections cannot be used: {0}")]
+    Tables(DbError),
     /// The host name of the log is not a valid checkpoint origin.
     #[error("the checkpoint origin is not valid")]
     Origin,
@@ -139,6 +146,10 @@ pub struct App {
     pub projections: Arc<Projections>,
     /// Their rows.
     pub rows: RowReader,
+    /// States of streams.
+    pub folds: Arc<Folds>,
+    /// Appends that may break an invariant.
+    pub guard: Guard,
     /// Forget requests.
     pub requests: Requests,
     /// Decisions.
@@ -158,9 +169,7 @@ pub struct App {
     /// Becomes true when the server begins to stop: live streams end then.
     pub stopping: watch::Sender<bool>,
     access: Arc<AccessLog>,
-    /// Becomes true when projections are to end.
-    ending: watch::Sender<bool>,
-    projections_task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+    view_tasks: ViewTasks,
     tasks: Vec<JoinHandle<()>>,
     /// Held open for its lock.
     _lock: File,
@@ -200,40 +209,16 @@ impl App {
         let standing = recovery::level(stores.log.as_ref(), keystore.as_ref(), &stores.keyring).await?;
         let level = Arc::new(AtomicBool::new(announce(standing)));
         let paths = Paths::lay(&config, &clock, &entropy, &stores, keystore, level)?;
-        let Paths { log, keys, leases, registry, access, appender, reader, level, queue, writer_task } = paths;
 
         let api_keys = Arc::new(ApiKeys::default());
-        let folds = (Arc::clone(&registry), Arc::clone(&api_keys));
         let definitions = Arc::new(Definitions::default());
-        let recorder =
-            Recorder::replay(Arc::clone(&log), appender.clone(), folds.0, folds.1, Arc::clone(&definitions)).await?;
+        let folds = (Arc::clone(&paths.registry), Arc::clone(&api_keys), Arc::clone(&definitions));
+        let (log, appender) = (Arc::clone(&paths.log), paths.appender.clone());
+        let recorder = Recorder::replay(log, appender, folds.0, folds.1, folds.2).await?;
         first.admin_key = first_key(&config, &recorder, &api_keys).await?;
         let checkpoint = checkpoint_key(&stores.keyring, stores.store)?;
-        let parts = batch::Parts {
-            store: projection_tables(&config, stores.store).await?,
-            log: Arc::clone(&log),
-            keys: Arc::clone(&keys),
-            leases: Arc::clone(&leases),
-            registry: Arc::clone(&registry),
-            clock: clock.clone(),
-            entropy: Arc::clone(&entropy),
-            store_id: stores.store,
-            level: Arc::clone(&level),
-            changes: tokio::sync::broadcast::channel(1024).0,
-        };
-        let read = read::Parts {
-            log: Arc::clone(&log),
-            keys: Arc::clone(&keys),
-            leases: Arc::clone(&leases),
-            registry: Arc::clone(&registry),
-            access: Arc::clone(&access),
-            clock: clock.clone(),
-            level: Arc::clone(&level),
-        };
-        let rows = RowReader::new(parts.store.clone(), read, stores.store, QueryOptions::default());
-        let projections = Projections::new(parts, appender.clone(), definitions);
-        let ending = watch::Sender::new(false);
-        let projections_task = tokio::spawn(Arc::clone(&projections).run(ending.subscribe()));
+        let views = Views::start(&config, &paths, (&clock, &entropy, stores.store), definitions).await?;
+        let Paths { log, keys, leases, registry, access, appender, reader, level, queue, writer_task, .. } = paths;
         let parts = Parts {
             log: Arc::clone(&log),
             keys: Arc::clone(&keys),
@@ -253,8 +238,10 @@ impl App {
             registry,
             appender,
             reader,
-            projections,
-            rows,
+            projections: views.projections,
+            rows: views.rows,
+            folds: views.folds,
+            guard: views.guard,
             requests,
             recorder,
             api_keys,
@@ -265,8 +252,7 @@ impl App {
             writer: queue,
             stopping: watch::Sender::new(false),
             access,
-            ending,
-            projections_task: tokio::sync::Mutex::new(Some(projections_task)),
+            view_tasks: views.tasks,
             tasks: vec![flush_task, worker_task, writer_task],
             _lock: lock,
         };
@@ -286,11 +272,7 @@ impl App {
     /// Stops in order: what is queued is committed, counts of reads are written, the keystore is washed, both close.
     /// Answers in flight must have ended before.
     pub async fn stop(&self) {
-        self.ending.send_replace(true);
-        if let Some(task) = self.projections_task.lock().await.take() {
-            let _ = task.await;
-        }
-        self.projections.parts().store.close().await;
+        self.view_tasks.end(&self.projections).await;
         let _ = self.access.flush(self.clock.now(), true).await;
         for task in &self.tasks[..2] {
             // The worker may be stopped anywhere: it resumes from the log.
@@ -313,6 +295,7 @@ struct Paths {
     access: Arc<AccessLog>,
     appender: Appender,
     reader: Reader,
+    read: read::Parts,
     level: Arc<AtomicBool>,
     queue: Writer,
     writer_task: JoinHandle<()>,
@@ -342,7 +325,7 @@ impl Paths {
             clock.clone(),
             Arc::clone(&level),
         );
-        let parts = crate::read::Parts {
+        let read = read::Parts {
             log: Arc::clone(&log),
             keys: Arc::clone(&keys),
             leases: Arc::clone(&leases),
@@ -351,8 +334,8 @@ impl Paths {
             clock: clock.clone(),
             level: Arc::clone(&level),
         };
-        let reader = Reader::new(parts, stores.store);
-        Ok(Self { log, keys, leases, registry, access, appender, reader, level, queue, writer_task })
+        let reader = Reader::new(read.clone(), stores.store);
+        Ok(Self { log, keys, leases, registry, access, appender, reader, read, level, queue, writer_task })
     }
 }
 

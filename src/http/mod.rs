@@ -7,6 +7,7 @@ pub mod append;
 pub mod cursor;
 pub mod docs;
 pub mod extract;
+pub mod folds;
 pub mod forget;
 pub mod health;
 pub mod live;
@@ -63,6 +64,7 @@ fn api() -> OpenApiRouter<Shared> {
         .routes(routes!(append::append_to_streams, read::read_all))
         .routes(routes!(read::list_streams))
         .routes(routes!(read::stream_head))
+        .routes(routes!(folds::state))
         .routes(routes!(schemas::list_types))
         .routes(routes!(schemas::show_type))
         .routes(routes!(schemas::register))

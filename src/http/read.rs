@@ -242,7 +242,7 @@ fn confine(caller: &Caller, filter: &mut Filter, one_stream: bool) -> Result<(),
 }
 
 /// Goes back through events, never through erasures: the fences are always those of now.
-async fn as_of(app: &Shared, text: &str, read: &mut ReadQuery) -> Result<(), Problem> {
+pub async fn as_of(app: &Shared, text: &str, read: &mut ReadQuery) -> Result<(), Problem> {
     let wrong = || Problem::parameter("as_of", "is not an RFC 3339 time, position:N or revision:N");
     if let Some(position) = text.strip_prefix("position:") {
         let position = position.parse().ok().filter(|p: &u64| i64::try_from(*p).is_ok()).ok_or_else(wrong)?;

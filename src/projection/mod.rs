@@ -13,6 +13,7 @@ pub mod definitions;
 pub mod duration;
 pub mod engine;
 pub mod expression;
+pub mod fold;
 pub mod index;
 pub mod lineage;
 pub mod owners;

@@ -24,6 +24,7 @@ mod erasure;
 mod eventlog_sqlite;
 mod faulty;
 mod fixture;
+mod folds;
 mod harness;
 mod hostile;
 mod keystore_sqlite;

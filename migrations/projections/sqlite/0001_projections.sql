@@ -86,3 +86,4 @@ create table snapshot_owners (
   stream   text not null,
   primary key (subject, name, stream)
 ) strict, without rowid;
+create index snapshot_owners_by_stream on snapshot_owners(name, stream);

@@ -112,8 +112,16 @@ async fn every_workload_against_a_server() {
     let log = Arc::new(Mutex::new(Log::default()));
     let target = start(log.clone()).await;
     let tag = fresh_tag().unwrap();
-    let mut bench =
-        Bench { args: args(), target, tag, server: None, filled: None, appended: 0, measurements: Vec::new() };
+    let mut bench = Bench {
+        args: args(),
+        target,
+        tag,
+        server: None,
+        filled: None,
+        view: None,
+        appended: 0,
+        measurements: Vec::new(),
+    };
     bench.prepare().await.unwrap();
     for workload in bench.args.workloads.clone() {
         bench.measure(workload, 0).await.unwrap();

@@ -307,9 +307,16 @@ pub fn everything() -> Viewer {
 /// # Errors
 /// [`BatchError::KeyUnknown`] when a value does not open and no fence says why.
 pub async fn views(parts: &Parts, page: &Page) -> Result<(Vec<EventView>, Keys), BatchError> {
-    let viewer = everything();
+    views_for(parts, page, &everything()).await
+}
+
+/// The same, of what this viewer may have opened.
+///
+/// # Errors
+/// As [`views`].
+pub async fn views_for(parts: &Parts, page: &Page, viewer: &Viewer) -> Result<(Vec<EventView>, Keys), BatchError> {
     let metas = open::metas(page)?;
-    let plan = open::plan(page, &metas, &viewer);
+    let plan = open::plan(page, &metas, viewer);
     let wanted: Vec<DekId> = plan.wanted.iter().cloned().collect();
     let fetched = parts.keys.fetch(wanted.clone()).await?;
     let fetched: HashMap<DekId, Fetched> = wanted.into_iter().zip(fetched).collect();

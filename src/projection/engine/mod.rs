@@ -9,7 +9,7 @@ pub mod due;
 mod erasure;
 pub mod rebuild;
 pub mod runner;
-mod sources;
+pub mod sources;
 pub mod work;
 
 use std::collections::BTreeMap;

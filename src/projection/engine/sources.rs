@@ -4,7 +4,7 @@
 //! so that a rebuild does the same in the same order. Must not know: rows.
 
 use crate::event::{Category, EventType, Position, SubjectRef};
-use crate::eventlog::{Direction, EventLog, Filter, Page, ReadError, ReadQuery};
+use crate::eventlog::{Direction, EventLog, Filter, Page, ReadError, ReadQuery, StoredEvent};
 use crate::projection::definition::Source;
 use crate::subscription::ERASURE_EVENT;
 
@@ -62,7 +62,7 @@ pub async fn next(
     if let Some(erasure) = found.events.first() {
         if erasure.position.0 == cursor {
             let corrupt = ReadError::Corrupt { table: "events", column: "public", row: cursor };
-            let subject = subject(&erasure.public).ok_or(corrupt)?;
+            let subject = erased(erasure).ok_or(corrupt)?;
             return Ok(Some(Slice::Erasure { position: cursor, subject }));
         }
         end = erasure.position.0;
@@ -73,7 +73,12 @@ pub async fn next(
     Ok(Some(Slice::Events { page, end }))
 }
 
-fn subject(public: &str) -> Option<SubjectRef> {
-    let data: serde_json::Value = serde_json::from_str(public).ok()?;
+/// Whose data is gone from this event on; `None` when it says nothing of the kind. A caller's own event may have the same
+/// type: only the system's streams speak of erasures.
+pub fn erased(event: &StoredEvent) -> Option<SubjectRef> {
+    if !event.stream.is_system() || event.event_type.as_str() != ERASURE_EVENT {
+        return None;
+    }
+    let data: serde_json::Value = serde_json::from_str(&event.public).ok()?;
     SubjectRef::parse(data.get("subject")?.as_str()?)
 }

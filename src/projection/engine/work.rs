@@ -83,7 +83,7 @@ impl<'d> Work<'d> {
                 Outcome::Unchanged => {}
                 Outcome::Deleted => drop(self.after.insert(change.key, None)),
                 Outcome::Changed(mut row) => {
-                    self.settle(&mut row);
+                    settle(&mut row, &self.keys);
                     self.after.insert(change.key, Some(row));
                 }
             }
@@ -110,32 +110,13 @@ impl<'d> Work<'d> {
     pub fn rewrite(&mut self, key: RowKey, mut row: Row, position: u64) {
         self.before.insert(key, row.clone());
         row.position = position;
-        self.settle(&mut row);
+        settle(&mut row, &self.keys);
         self.after.insert(key, Some(row));
     }
 
     /// Whether the batch already has this row.
     pub fn holds(&self, key: &RowKey) -> bool {
         self.before.contains_key(key) || self.after.contains_key(key)
-    }
-
-    fn settle(&self, row: &mut Row) {
-        for content in &mut row.columns {
-            for (_, cell) in content.cells_mut() {
-                if cell.value.is_some() && !cell.owners.is_public() && !self.alive(cell) {
-                    cell.value = None;
-                }
-            }
-        }
-    }
-
-    fn alive(&self, cell: &Cell) -> bool {
-        cell.owners.alternatives().any(|way| {
-            way.people.iter().all(|(subject, generation)| {
-                let id = DekId { subject: *subject, purpose: way.purpose.clone(), generation: *generation };
-                self.keys.contains_key(&id)
-            })
-        })
     }
 
     /// The write that lands it all.
@@ -176,6 +157,26 @@ impl<'d> Work<'d> {
         let parked = self.parked.into_iter().map(|stop| (stop.position, stop.code, stop.message)).collect();
         Ok(BatchWrite { rows, parked, cursor, timers: self.definition.has_timers() })
     }
+}
+
+/// Drops values of which no way to read them has all its keys alive.
+pub fn settle(row: &mut Row, keys: &Keys) {
+    for content in &mut row.columns {
+        for (_, cell) in content.cells_mut() {
+            if cell.value.is_some() && !cell.owners.is_public() && !alive(cell, keys) {
+                cell.value = None;
+            }
+        }
+    }
+}
+
+fn alive(cell: &Cell, keys: &Keys) -> bool {
+    cell.owners.alternatives().any(|way| {
+        way.people.iter().all(|(subject, generation)| {
+            let id = DekId { subject: *subject, purpose: way.purpose.clone(), generation: *generation };
+            keys.contains_key(&id)
+        })
+    })
 }
 
 fn refused(position: u64, error: EncodeError) -> Stop {

@@ -258,7 +258,7 @@ impl Run<'_> {
             let cells: Vec<ShownCell> = cells.collect();
             let withheld = cells.iter().map(|cell| cell.redactions.len() as u64).sum::<u64>();
             if withheld > 0 {
-                *shown.redacted.entry(State::Withheld.as_str()).or_default() += withheld;
+                *shown.counts.redacted.entry(State::Withheld.as_str()).or_default() += withheld;
             }
             shown.items.push(RenderedRow::new(*key, item.position, cells, &shown.header));
         }

@@ -16,6 +16,7 @@ mod plan;
 mod render;
 mod select;
 mod show;
+mod state;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use std::sync::atomic::Ordering;
 pub use after::After;
 pub use plan::FILTER;
 pub use render::{Header, RenderedRow, RenderedRows, ShownCell};
+pub use state::{RenderedState, StateRow, render_state};
 
 use super::aggregate::AggregateError;
 use super::definition::{Definition, IndexPart};
@@ -294,9 +296,9 @@ impl Run<'_> {
             next: shown.next,
             position: self.live.cursor,
             epoch,
-            unavailable: missing || unavailable || shown.redacted.contains_key("unavailable"),
-            opened: shown.opened,
-            redacted: shown.redacted.into_iter().collect(),
+            unavailable: missing || unavailable || shown.counts.redacted.contains_key("unavailable"),
+            opened: shown.counts.opened,
+            redacted: shown.counts.redacted.into_iter().collect(),
             lease,
         };
         Attempt { rendered, missing }

@@ -26,6 +26,12 @@ pub struct OpenRow {
     pub row: Row,
 }
 
+impl OpenRow {
+    fn content(&self, at: usize) -> Option<&Content> {
+        self.row.columns.get(at)
+    }
+}
+
 /// Rows opened together.
 #[derive(Default)]
 pub struct OpenRows {
@@ -55,6 +61,19 @@ impl OpenRows {
                 .people
                 .iter()
                 .any(|(subject, generation)| self.fences.covering(subject, way.purpose.as_str(), *generation).is_some())
+    }
+
+    /// Values that are there: whose, for which purpose, how many.
+    pub fn viewings<'c>(&self, contents: impl Iterator<Item = &'c Content>, purposes: &Purposes) -> Viewings {
+        let mut seen = Viewings::new();
+        for (_, cell) in contents.flat_map(Content::cells).filter(|(_, cell)| cell.value.is_some()) {
+            for way in cell.owners.alternatives().filter(|way| self.is_open(way, purposes)) {
+                for (subject, _) in &way.people {
+                    *seen.entry((*subject, way.purpose.as_str().to_owned())).or_default() += 1;
+                }
+            }
+        }
+        seen
     }
 }
 
@@ -160,18 +179,8 @@ impl Run<'_> {
 
     /// Values of the page that are shown, or decided that or where a row is shown: whose, for which purpose, how many.
     pub fn viewings(&self, batch: &OpenRows) -> Viewings {
-        let mut seen = Viewings::new();
-        for row in &batch.rows {
-            let contents = self.plan.touched.iter().filter_map(|at| row.row.columns.get(*at));
-            for (_, cell) in contents.flat_map(Content::cells).filter(|(_, cell)| cell.value.is_some()) {
-                for way in cell.owners.alternatives().filter(|way| batch.is_open(way, self.purposes())) {
-                    for (subject, _) in &way.people {
-                        *seen.entry((*subject, way.purpose.as_str().to_owned())).or_default() += 1;
-                    }
-                }
-            }
-        }
-        seen
+        let touched = |open| self.plan.touched.iter().filter_map(move |at| OpenRow::content(open, *at));
+        batch.viewings(batch.rows.iter().flat_map(touched), self.purposes())
     }
 }
 

@@ -3,7 +3,7 @@
 //! Owns: the two shapes. Must not know: rows, keys, viewers: it writes down what it is given. CSV values are written as
 //! they are, so that a program reads back what was stored; nothing is put before a leading `=`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
@@ -12,6 +12,7 @@ use super::After;
 use crate::event::canonical::{canonical, push_string};
 use crate::keystore::Lease;
 use crate::projection::row::RowKey;
+use crate::read::render::Counts;
 
 /// A page that holds opened personal data. The lease must be checked before every write of it.
 pub struct RenderedRows {
@@ -72,13 +73,12 @@ pub(super) struct Shown {
     pub header: Arc<Header>,
     pub items: Vec<RenderedRow>,
     pub next: Option<After>,
-    pub opened: u64,
-    pub redacted: BTreeMap<&'static str, u64>,
+    pub counts: Counts,
 }
 
 impl Shown {
     pub fn new(header: Arc<Header>) -> Self {
-        Self { header, items: Vec::new(), next: None, opened: 0, redacted: BTreeMap::new() }
+        Self { header, items: Vec::new(), next: None, counts: Counts::default() }
     }
 }
 

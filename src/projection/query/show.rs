@@ -14,13 +14,15 @@ use super::opening::{OpenRow, OpenRows};
 use super::plan::Name;
 use super::render::{Header, RenderedRow, Shown, ShownCell};
 use crate::event::Pointer;
+use crate::eventlog::Fences;
 use crate::projection::cell::{Cell, Content, Origin};
 use crate::projection::definition::{Column, ColumnType};
 use crate::projection::owners::Alternative;
 use crate::projection::row::is_container;
+use crate::read::render::Counts;
 use crate::read::render::{marker, with_facts};
-use crate::read::{Redaction, State};
-use crate::schema::Placeholder;
+use crate::read::{Purposes, Redaction, State};
+use crate::schema::{Placeholder, Registry};
 
 impl Run<'_> {
     /// Renders opened rows.
@@ -47,25 +49,48 @@ impl Run<'_> {
             Name::Part(part) => ShownCell::public(open.row.parts.get(part).cloned().unwrap_or_default()),
             Name::Position => ShownCell::public(open.row.position.into()),
             Name::Column(at) => {
-                let column = &self.live.definition.columns[*at];
-                let mut cell = ShownCell::default();
-                let mut one = |path: &str, content: &Cell, kind: &ColumnType| {
-                    self.show_cell(content, column, kind, batch).unwrap_or_else(|state| {
-                        cell.redactions.push((path.to_owned(), state.0.as_str()));
-                        state.1
-                    })
+                let cells = Cells {
+                    registry: &self.reader.parts.registry,
+                    redaction: self.viewer.redaction,
+                    purposes: self.purposes(),
+                    fences: &batch.fences,
                 };
-                let content = &open.row.columns[*at];
-                cell.value = members(content, &column.kind, &mut one);
-                let owned = content.cells().into_iter().filter(|(_, cell)| !cell.owners.is_public()).count();
-                cell.personal = owned > 0;
-                shown.opened += (owned - cell.redactions.len()) as u64;
-                for (_, state) in &cell.redactions {
-                    *shown.redacted.entry(*state).or_default() += 1;
-                }
-                cell
+                cells.show(&open.row.columns[*at], &self.live.definition.columns[*at], &mut shown.counts)
             }
         }
+    }
+}
+
+/// What decides how cells are shown.
+pub(super) struct Cells<'a> {
+    /// For placeholders.
+    pub registry: &'a Registry,
+    /// How redactions look.
+    pub redaction: Redaction,
+    /// Purposes for which values are shown.
+    pub purposes: &'a Purposes,
+    /// Fences of everyone in the row.
+    pub fences: &'a Fences,
+}
+
+impl Cells<'_> {
+    /// The content of a column as it is shown: every value that is there, and something in place of every other.
+    pub fn show(&self, content: &Content, column: &Column, counts: &mut Counts) -> ShownCell {
+        let mut cell = ShownCell::default();
+        let mut one = |path: &str, content: &Cell, kind: &ColumnType| {
+            self.show_cell(content, column, kind).unwrap_or_else(|state| {
+                cell.redactions.push((path.to_owned(), state.0.as_str()));
+                state.1
+            })
+        };
+        cell.value = members(content, &column.kind, &mut one);
+        let owned = content.cells().into_iter().filter(|(_, cell)| !cell.owners.is_public()).count();
+        cell.personal = owned > 0;
+        counts.opened += (owned - cell.redactions.len()) as u64;
+        for (_, state) in &cell.redactions {
+            *counts.redacted.entry(*state).or_default() += 1;
+        }
+        cell
     }
 
     /// The value, or its state and what stands in its place; `None` for nothing at all.
@@ -74,14 +99,13 @@ impl Run<'_> {
         cell: &Cell,
         column: &Column,
         kind: &ColumnType,
-        batch: &OpenRows,
     ) -> Result<Option<Value>, (State, Option<Value>)> {
         match &cell.value {
             Some(value) => Ok(Some(value.clone())),
             None if cell.owners.is_public() => Ok(Some(Value::Null)),
             None => {
-                let state = self.state(cell, batch);
-                let instead = match self.viewer.redaction {
+                let state = self.state(cell);
+                let instead = match self.redaction {
                     Redaction::Typed => Some(self.placeholder(cell, column, kind, &state)),
                     Redaction::Marker => Some(marker(&state)),
                     Redaction::Null => Some(Value::Null),
@@ -92,19 +116,19 @@ impl Run<'_> {
         }
     }
 
-    fn state(&self, cell: &Cell, batch: &OpenRows) -> State {
-        let states = cell.owners.alternatives().map(|way| self.state_of(way, batch));
+    fn state(&self, cell: &Cell) -> State {
+        let states = cell.owners.alternatives().map(|way| self.state_of(way));
         states.max_by_key(State::rank).unwrap_or(State::Unavailable)
     }
 
     /// One way: of several fences the one that is hardest to undo.
-    fn state_of(&self, way: &Alternative, batch: &OpenRows) -> State {
+    fn state_of(&self, way: &Alternative) -> State {
         let purpose = way.purpose.as_str();
-        let fences = way.people.iter().filter_map(|(who, generation)| batch.fences.covering(who, purpose, *generation));
+        let fences = way.people.iter().filter_map(|(who, generation)| self.fences.covering(who, purpose, *generation));
         let fenced = fences.map(|fence| State::Fenced(Arc::new(fence.clone()))).min_by_key(State::rank);
         match fenced {
             Some(state) => state,
-            None if !self.purposes().allow(purpose) => State::Withheld,
+            None if !self.purposes.allow(purpose) => State::Withheld,
             None => State::Unavailable,
         }
     }
@@ -117,7 +141,7 @@ impl Run<'_> {
                 let version = (*version > 0).then_some(*version);
                 let mark = Pointer::parse(pointer)
                     .ok()
-                    .and_then(|pointer| self.reader.parts.registry.placeholder(event_type, version, &pointer));
+                    .and_then(|pointer| self.registry.placeholder(event_type, version, &pointer));
                 (mark.as_ref().map(|mark| mark.placeholder.clone()), mark.and_then(|mark| mark.category.clone()))
             }
             None => (None, None),

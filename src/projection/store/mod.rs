@@ -5,6 +5,7 @@
 //! cursor.
 
 mod batch;
+mod snapshots;
 mod timers;
 
 use crate::clock::Millis;
