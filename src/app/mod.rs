@@ -207,6 +207,7 @@ impl App {
         let standing = recovery::level(stores.log.as_ref(), keystore.as_ref(), &stores.keyring).await?;
         let level = Arc::new(AtomicBool::new(announce(standing)));
         let paths = Paths::lay(&config, &clock, &entropy, &stores, keystore, level)?;
+        let parts = paths.projection_parts(&config, &clock, &entropy, stores.store).await?;
         let Paths { log, keys, leases, registry, access, appender, reader, level, queue, writer_task } = paths;
 
         let api_keys = Arc::new(ApiKeys::default());
@@ -216,26 +217,11 @@ impl App {
             Recorder::replay(Arc::clone(&log), appender.clone(), folds.0, folds.1, Arc::clone(&definitions)).await?;
         first.admin_key = first_key(&config, &recorder, &api_keys).await?;
         let checkpoint = checkpoint_key(&stores.keyring, stores.store)?;
-        let parts = batch::Parts {
-            store: projection_tables(&config, stores.store).await?,
-            log: Arc::clone(&log),
-            keys: Arc::clone(&keys),
-            leases: Arc::clone(&leases),
-            registry: Arc::clone(&registry),
-            clock: clock.clone(),
-            entropy: Arc::clone(&entropy),
-            store_id: stores.store,
-            level: Arc::clone(&level),
-        };
-        let (folds, snapshotter) = Folds::new(parts.clone(), Arc::clone(&access), Arc::clone(&definitions));
-        snapshotter.prepare().await.map_err(StartError::Tables)?;
+        let ending = watch::Sender::new(false);
+        let (folds, snapshots_task) = folding(&parts, &access, &definitions, &ending).await?;
         let guard = Guard::new(Arc::clone(&folds), appender.clone());
         let projections = Projections::new(parts, appender.clone(), definitions);
-        let ending = watch::Sender::new(false);
-        let projections_tasks = vec![
-            tokio::spawn(Arc::clone(&projections).run(ending.subscribe())),
-            tokio::spawn(snapshotter.run(ending.subscribe())),
-        ];
+        let projections_task = tokio::spawn(Arc::clone(&projections).run(ending.subscribe()));
         let parts = Parts {
             log: Arc::clone(&log),
             keys: Arc::clone(&keys),
@@ -269,7 +255,7 @@ impl App {
             stopping: watch::Sender::new(false),
             access,
             ending,
-            projections_tasks: tokio::sync::Mutex::new(projections_tasks),
+            projections_tasks: tokio::sync::Mutex::new(vec![projections_task, snapshots_task]),
             tasks: vec![flush_task, worker_task, writer_task],
             _lock: lock,
         };
@@ -357,6 +343,38 @@ impl Paths {
         let reader = Reader::new(parts, stores.store);
         Ok(Self { log, keys, leases, registry, access, appender, reader, level, queue, writer_task })
     }
+
+    async fn projection_parts(
+        &self,
+        config: &Config,
+        clock: &Clock,
+        entropy: &Arc<Entropy>,
+        store_id: StoreId,
+    ) -> Result<batch::Parts, StartError> {
+        Ok(batch::Parts {
+            store: projection_tables(config, store_id).await?,
+            log: Arc::clone(&self.log),
+            keys: Arc::clone(&self.keys),
+            leases: Arc::clone(&self.leases),
+            registry: Arc::clone(&self.registry),
+            clock: clock.clone(),
+            entropy: Arc::clone(entropy),
+            store_id,
+            level: Arc::clone(&self.level),
+        })
+    }
+}
+
+/// Folds, and the task that keeps their snapshots.
+async fn folding(
+    parts: &batch::Parts,
+    access: &Arc<AccessLog>,
+    definitions: &Arc<Definitions>,
+    ending: &watch::Sender<bool>,
+) -> Result<(Arc<Folds>, JoinHandle<()>), StartError> {
+    let (folds, snapshotter) = Folds::new(parts.clone(), Arc::clone(access), Arc::clone(definitions));
+    snapshotter.prepare().await.map_err(StartError::Tables)?;
+    Ok((folds, tokio::spawn(snapshotter.run(ending.subscribe()))))
 }
 
 /// The origin names the store; a host name of the operator's can replace `oubliette.invalid` one day.

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value};
 
 use super::candidates::Candidates;
-use super::opening::{Batch, OpenRow};
+use super::opening::{OpenRow, OpenRows};
 use super::plan::Name;
 use super::render::{RenderedRow, Shown, ShownCell};
 use super::select::{Order, Page, push};
@@ -126,7 +126,7 @@ impl Run<'_> {
                 return Ok(groups);
             }
             let rows = self.matching(rows, outcome).await?;
-            let batch: Batch = self.open(rows, &self.plan.touched).await?;
+            let batch: OpenRows = self.open(rows, &self.plan.touched).await?;
             outcome.note(&batch);
             for open in &batch.rows {
                 let parts = self.group_parts(open)?;

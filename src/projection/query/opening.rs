@@ -34,7 +34,7 @@ impl OpenRow {
 
 /// Rows opened together.
 #[derive(Default)]
-pub struct Batch {
+pub struct OpenRows {
     /// The rows.
     pub rows: Vec<OpenRow>,
     /// Fences of everyone in them, read after them.
@@ -47,7 +47,7 @@ pub struct Batch {
     pub unavailable: bool,
 }
 
-impl Batch {
+impl OpenRows {
     /// Whether a way to read a value was open.
     pub fn is_open(&self, way: &Alternative, purposes: &Purposes) -> bool {
         let id = |(subject, generation): &(SubjectRef, u32)| DekId {
@@ -84,8 +84,8 @@ impl Run<'_> {
     }
 
     /// Opens rows of which one of these columns is personal; the others stay as they are.
-    pub async fn open(&self, rows: Vec<Candidate>, columns: &BTreeSet<usize>) -> Result<Batch, QueryError> {
-        let mut batch = Batch::default();
+    pub async fn open(&self, rows: Vec<Candidate>, columns: &BTreeSet<usize>) -> Result<OpenRows, QueryError> {
+        let mut batch = OpenRows::default();
         let needed: Vec<bool> = rows.iter().map(|row| self.is_personal(row, columns)).collect();
         let sealed = || rows.iter().zip(&needed).filter(|(_, needed)| **needed).flat_map(|(row, _)| stored_rows(row));
         let people: BTreeSet<SubjectRef> = sealed().flat_map(|row| row.row.people()).collect();
@@ -143,7 +143,7 @@ impl Run<'_> {
         found.map_or(Place::Nowhere, |(table, column)| Place::Joined(table, column))
     }
 
-    fn open_one(&self, candidate: Candidate, needed: bool, batch: &mut Batch) -> OpenRow {
+    fn open_one(&self, candidate: Candidate, needed: bool, batch: &mut OpenRows) -> OpenRow {
         let Candidate { key, stored, lookups, .. } = candidate;
         let mut row = self.open_stored(self.live.definition, stored, needed, batch);
         let lookups: Vec<Option<Row>> = lookups
@@ -164,7 +164,7 @@ impl Run<'_> {
         OpenRow { key, row }
     }
 
-    fn open_stored(&self, definition: &Definition, stored: StoredRow, needed: bool, batch: &mut Batch) -> Row {
+    fn open_stored(&self, definition: &Definition, stored: StoredRow, needed: bool, batch: &mut OpenRows) -> Row {
         if !needed {
             return stored.row;
         }
@@ -178,7 +178,7 @@ impl Run<'_> {
     }
 
     /// Values of the page that are shown, or decided that or where a row is shown: whose, for which purpose, how many.
-    pub fn viewings(&self, batch: &Batch) -> Viewings {
+    pub fn viewings(&self, batch: &OpenRows) -> Viewings {
         let touched = |open| self.plan.touched.iter().filter_map(move |at| OpenRow::content(open, *at));
         batch.viewings(batch.rows.iter().flat_map(touched), self.purposes())
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value};
 
 use super::candidates::{Candidate, Candidates};
-use super::opening::{Batch, OpenRow};
+use super::opening::{OpenRow, OpenRows};
 use super::plan::Name;
 use super::{After, QueryError, Run};
 use crate::clock::Millis;
@@ -28,14 +28,14 @@ pub struct Page {
     pub next: Option<After>,
     /// Latest erasure epoch among the people whose values decided.
     pub epoch: u64,
-    /// As in [`Batch`].
+    /// As in [`OpenRows`].
     pub missing: bool,
-    /// As in [`Batch`].
+    /// As in [`OpenRows`].
     pub unavailable: bool,
 }
 
 impl Page {
-    pub(super) fn note(&mut self, batch: &Batch) {
+    pub(super) fn note(&mut self, batch: &OpenRows) {
         self.epoch = self.epoch.max(batch.fences.epoch());
         self.missing |= batch.missing;
         self.unavailable |= batch.unavailable;
@@ -146,7 +146,7 @@ impl Run<'_> {
         rows: Vec<Candidate>,
         columns: &BTreeSet<usize>,
         page: &mut Page,
-    ) -> Result<Batch, QueryError> {
+    ) -> Result<OpenRows, QueryError> {
         let nothing = BTreeSet::new();
         let none = *self.purposes() == Purposes::None;
         let batch = self.open(rows, if none { &nothing } else { columns }).await?;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::Run;
-use super::opening::{Batch, OpenRow};
+use super::opening::{OpenRow, OpenRows};
 use super::plan::Name;
 use super::render::{Header, RenderedRow, Shown, ShownCell};
 use crate::event::Pointer;
@@ -26,7 +26,7 @@ use crate::schema::{Placeholder, Registry};
 
 impl Run<'_> {
     /// Renders opened rows.
-    pub(super) fn show(&self, batch: &Batch) -> Shown {
+    pub(super) fn show(&self, batch: &OpenRows) -> Shown {
         let mut shown = Shown::new(self.header());
         for open in &batch.rows {
             let cells = self.plan.fields.iter().map(|name| self.show_field(name, open, batch, &mut shown)).collect();
@@ -44,7 +44,7 @@ impl Run<'_> {
         Arc::new(Header { names: self.plan.fields.iter().map(name).collect() })
     }
 
-    fn show_field(&self, name: &Name, open: &OpenRow, batch: &Batch, shown: &mut Shown) -> ShownCell {
+    fn show_field(&self, name: &Name, open: &OpenRow, batch: &OpenRows, shown: &mut Shown) -> ShownCell {
         match name {
             Name::Part(part) => ShownCell::public(open.row.parts.get(part).cloned().unwrap_or_default()),
             Name::Position => ShownCell::public(open.row.position.into()),

@@ -6,7 +6,7 @@
 
 use serde_json::{Map, Value};
 
-use super::opening::Batch;
+use super::opening::OpenRows;
 use super::show::Cells;
 use super::{QueryError, Viewings};
 use crate::keystore::Lease;
@@ -52,7 +52,7 @@ pub async fn render_state(
     let mut lease = parts.leases.begin();
     let StateRow { mut row, keys } = state;
     let people = row.people();
-    let mut batch = Batch { keys, ..Batch::default() };
+    let mut batch = OpenRows { keys, ..OpenRows::default() };
     if !people.is_empty() {
         batch.fences = parts.log.fences(people.into_iter().collect()).await?;
     }
@@ -83,7 +83,7 @@ pub async fn render_state(
 }
 
 /// Takes out every value that no way is open to for this viewer.
-fn hide(row: &mut Row, batch: &Batch, viewer: &Viewer) {
+fn hide(row: &mut Row, batch: &OpenRows, viewer: &Viewer) {
     for (_, cell) in row.columns.iter_mut().flat_map(Content::cells_mut) {
         let open = cell.owners.alternatives().any(|way| batch.is_open(way, &viewer.purposes));
         if !cell.owners.is_public() && !open {
