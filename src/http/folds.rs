@@ -29,7 +29,7 @@ use crate::telemetry::ValueState;
         ("partial" = Option<String>, Query, description = "`allow` shows values as unavailable instead of failing")),
     responses((status = 200, description = "The state", body = Value),
         (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json")))]
-pub async fn state(
+pub async fn fold_state(
     State(app): State<Shared>,
     caller: Caller,
     Path((stream, fold)): Path<(String, String)>,

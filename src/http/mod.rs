@@ -64,7 +64,7 @@ fn api() -> OpenApiRouter<Shared> {
         .routes(routes!(append::append_to_streams, read::read_all))
         .routes(routes!(read::list_streams))
         .routes(routes!(read::stream_head))
-        .routes(routes!(folds::state))
+        .routes(routes!(folds::fold_state))
         .routes(routes!(schemas::list_types))
         .routes(routes!(schemas::show_type))
         .routes(routes!(schemas::register))

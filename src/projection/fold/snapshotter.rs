@@ -123,9 +123,8 @@ impl Snapshotter {
         let mut pause = Pause::default();
         for _ in 0..TRIES {
             match self.folds.attempt(definition, stream, None, Opening::Everything).await {
-                Ok(_) => return,
-                // Nothing but another definition helps, and whoever reads the state is told.
-                Err(FoldError::Event { .. }) => return,
+                // For an event that cannot be folded nothing but another definition helps; whoever reads is told.
+                Ok(_) | Err(FoldError::Event { .. }) => return,
                 Err(error) => pause.after(&error).await,
             }
         }
@@ -154,15 +153,17 @@ impl Snapshotter {
         for name in parts.store.snapshot_names().await?.into_iter().filter(|name| !known.contains(name)) {
             parts.store.drop_snapshots(&name).await?;
         }
+        if !first {
+            return Ok(());
+        }
         let mut after = 0;
-        while first {
+        loop {
             let erased = parts.log.erasures(after, PAGE).await?;
-            let Some(last) = erased.last() else { break };
+            let Some(last) = erased.last() else { return Ok(()) };
             after = last.number;
             let subjects: Vec<SubjectRef> = erased.iter().map(|row| row.subject).collect();
             parts.store.drop_snapshots_of(&subjects).await?;
         }
-        Ok(())
     }
 }
 
