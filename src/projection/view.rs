@@ -50,7 +50,10 @@ pub struct EventView {
 
 impl fmt::Debug for EventView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EventView").field("position", &self.position).field("marks", &self.marks).finish_non_exhaustive()
+        f.debug_struct("EventView")
+            .field("position", &self.position)
+            .field("marks", &self.marks)
+            .finish_non_exhaustive()
     }
 }
 

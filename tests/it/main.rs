@@ -27,6 +27,7 @@ mod fixture;
 mod harness;
 mod hostile;
 mod keystore_sqlite;
+mod laundering;
 mod leaks;
 mod live;
 mod natural_keys;
