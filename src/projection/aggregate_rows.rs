@@ -21,6 +21,9 @@ use super::window::{self, Slice};
 use crate::clock::Millis;
 use crate::event::SubjectRef;
 
+/// Entry of what is public.
+const NOBODY: &str = "";
+
 /// Keys of the rows that an event goes into; none when it is late.
 ///
 /// # Errors
@@ -100,15 +103,10 @@ fn add(aggregate: &Aggregate, content: &mut Content, view: &EventView) -> Result
     if aggregate.declassify.is_none() {
         return Err(ApplyError::Personal { place: place() });
     }
-    let value = if readable { Some(apply::evaluate(expression, &inputs(view), &place())?) } else { None };
-    let cells = match content {
-        Content::Map(cells) => cells,
-        other => {
-            *other = Content::Map(BTreeMap::new());
-            let Content::Map(cells) = other else { return Ok(()) };
-            cells
-        }
-    };
+    // What cannot be computed is left out: that it cannot would tell something about the value.
+    let value = readable.then(|| apply::evaluate(expression, &inputs(view), &place()).ok().flatten());
+    by_person(content);
+    let Content::Map(cells) = content else { return Ok(()) };
     let who: Vec<String> = owners.people().iter().map(SubjectRef::to_string).collect();
     let cell = cells.entry(who.join(" ")).or_insert_with(|| Cell {
         value: Some(Partial::new(&aggregate.function).to_json()),
@@ -117,7 +115,10 @@ fn add(aggregate: &Aggregate, content: &mut Content, view: &EventView) -> Result
     });
     cell.owners = cell.owners.and(&owners).map_err(combined)?;
     cell.value = match (cell.value.take(), value) {
-        (Some(before), Some(value)) => Some(added(&aggregate.function, &before, value.as_ref(), &place())?),
+        (Some(before), Some(value)) => {
+            let value = value.filter(|value| may_be_shown(&aggregate.function, value));
+            Some(added(&aggregate.function, &before, value.as_ref(), &place()).unwrap_or(before))
+        }
         _ => None,
     };
     if cells.len() > super::verbs::MAX_ELEMENTS { Err(ApplyError::TooLarge { place: place() }) } else { Ok(()) }
@@ -129,12 +130,27 @@ fn add_public(
     value: Option<&Value>,
     place: &str,
 ) -> Result<(), ApplyError> {
-    let before = match content {
-        Content::Single(cell) => cell.value.clone().unwrap_or_default(),
-        Content::List(_) | Content::Map(_) => return Err(ApplyError::Personal { place: place.to_owned() }),
+    let cell = match content {
+        Content::Single(cell) => cell,
+        Content::Map(cells) => cells.entry(NOBODY.to_owned()).or_insert_with(|| Cell::public(Value::Null)),
+        Content::List(_) => return Err(ApplyError::Personal { place: place.to_owned() }),
     };
-    *content = Content::Single(Cell::public(added(&aggregate.function, &before, value, place)?));
+    let before = cell.value.clone().unwrap_or_default();
+    cell.value = Some(added(&aggregate.function, &before, value, place)?);
     Ok(())
+}
+
+/// Makes the state a map by person. What was public before the first person came stays, as nobody's.
+fn by_person(content: &mut Content) {
+    if let Content::Single(public) = content {
+        let nobody = Some(public.clone()).filter(|cell| cell.value.as_ref().is_some_and(|value| !value.is_null()));
+        *content = Content::Map(nobody.map(|cell| (NOBODY.to_owned(), cell)).into_iter().collect::<BTreeMap<_, _>>());
+    }
+}
+
+/// A group hides a number among others; a text would be somebody's, word by word.
+fn may_be_shown(function: &AggregateFunction, value: &Value) -> bool {
+    !matches!(function, AggregateFunction::Min | AggregateFunction::Max) || value.is_number()
 }
 
 fn added(

@@ -2,7 +2,9 @@
 //!
 //! Owns: what verbs mean, and that whatever a personal value touched carries its owners. Must not know: storage, keys,
 //! other rows. The same event on the same row gives the same row, whether or not its values can still be read: then the
-//! cells that depend on them have owners and no value.
+//! cells that depend on them have owners and no value. So what is computed from personal values never fails: where it has
+//! no result it is empty, and sealed like any other result. An event that stops a projection, or is put aside, would tell
+//! everyone something about the value, for ever.
 
 use std::collections::BTreeMap;
 
@@ -256,10 +258,10 @@ impl<'a> Scene<'a> {
         if !(readable && row_readable) {
             return Ok(Some(Cell { value: None, owners, origin }));
         }
-        let value = match evaluate(expression, &self.inputs(), place)? {
-            // Whether a member of something personal is there is personal too.
-            None if !owners.is_public() => Some(Value::Null),
-            value => value,
+        let value = match evaluate(expression, &self.inputs(), place) {
+            // Whether a member of something personal is there is personal too, and so is whether this can be computed.
+            Ok(None) | Err(_) if !owners.is_public() => Some(Value::Null),
+            value => value?,
         };
         Ok(value.map(|value| Cell { value: Some(value), owners, origin }))
     }
@@ -296,7 +298,10 @@ pub fn derive(columns: &[Column], row: &mut Row, key: &Value) -> Result<(), Appl
             let nothing = Value::Null;
             let clear = row.clear(columns);
             let inputs = Inputs { data: &nothing, event: &nothing, subject: &nothing, row: &clear, key };
-            Some(evaluate(expression, &inputs, &place)?.unwrap_or_default())
+            match evaluate(expression, &inputs, &place) {
+                Err(_) if !owners.is_public() => Some(Value::Null),
+                value => Some(value?.unwrap_or_default()),
+            }
         } else {
             None
         };

@@ -5,6 +5,7 @@
 //! length or keys say something) is one cell.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
@@ -21,8 +22,8 @@ pub enum Origin {
     Inline(String),
 }
 
-/// One value.
-#[derive(Clone, Debug, PartialEq)]
+/// One value. A personal one does not print.
+#[derive(Clone, PartialEq)]
 pub struct Cell {
     /// The value; `None` when it cannot be read any more.
     pub value: Option<Value>,
@@ -36,6 +37,17 @@ impl Cell {
     /// A public value.
     pub fn public(value: Value) -> Self {
         Self { value: Some(value), owners: Owners::public(), origin: None }
+    }
+}
+
+impl fmt::Debug for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value = match &self.value {
+            Some(value) if self.owners.is_public() => value.to_string(),
+            Some(_) => "[personal]".to_owned(),
+            None => "[closed]".to_owned(),
+        };
+        f.debug_struct("Cell").field("value", &value).field("owners", &self.owners).finish_non_exhaustive()
     }
 }
 

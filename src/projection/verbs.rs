@@ -1,7 +1,8 @@
 //! What verbs do to the content of a column: pure.
 //!
 //! Owns: arithmetic, elements, entries, types. Must not know: events, expressions. A result has the owners of both
-//! operands, whether or not it has a value.
+//! operands, whether or not it has a value. Only what is public can be refused for its value: of personal values nobody
+//! may learn that they do not fit.
 
 use std::collections::BTreeMap;
 
@@ -101,15 +102,15 @@ fn append(content: &mut Content, cell: Cell, place: &str) -> Result<(), ApplyErr
             whole.owners = whole.owners.and(&cell.owners).map_err(combined)?;
             whole.origin = None;
             match (&mut whole.value, cell.value) {
+                // How long a personal list is, is personal: one that is full stays as it is.
                 (Some(Value::Array(items)), Some(value)) => {
-                    items.push(value);
-                    items.len()
+                    if items.len() < MAX_ELEMENTS {
+                        items.push(value);
+                    }
                 }
-                (value, _) => {
-                    *value = None;
-                    0
-                }
+                (value, _) => *value = None,
             }
+            0
         }
         Content::Map(_) => return Err(mismatch(place, "list")),
     };
@@ -146,10 +147,18 @@ fn add(
     };
     let sum = match (operation, one, two) {
         (_, _, Value::Null) => return Ok(Cell { value: before.value.clone(), owners, origin: None }),
-        (Operation::Decrement { floor }, one, two) => floored(arithmetic(one, two, true, place)?, floor),
-        (_, one, two) => arithmetic(one, two, false, place)?,
+        (Operation::Decrement { floor }, one, two) => {
+            arithmetic(one, two, true, place).map(|number| floored(number, floor))
+        }
+        (_, one, two) => arithmetic(one, two, false, place),
     };
-    fitting(Cell { value: Some(sum), owners, origin: None }, kind, place)
+    let sum = sum.and_then(|sum| fit(sum, kind).ok_or_else(|| mismatch(place, &kind.to_string())));
+    let value = match sum {
+        // Nothing is added.
+        Err(_) if !owners.is_public() => one.clone(),
+        sum => sum?,
+    };
+    Ok(Cell { value: Some(value), owners, origin: None })
 }
 
 fn arithmetic(one: &Value, two: &Value, subtract: bool, place: &str) -> Result<Value, ApplyError> {
@@ -173,13 +182,15 @@ fn floored(value: Value, floor: Option<f64>) -> Value {
     }
 }
 
-/// The cell, if its value fits the type; whole floats fit `int`, ints fit `float`.
+/// The cell, if its value fits the type; whole floats fit `int`, ints fit `float`. A personal value that does not fit
+/// becomes the empty one.
 ///
 /// # Errors
 /// [`ApplyError::Type`].
 pub fn fitting(mut cell: Cell, kind: &ColumnType, place: &str) -> Result<Cell, ApplyError> {
     if let Some(value) = cell.value.take() {
-        cell.value = Some(fit(value, kind).ok_or_else(|| mismatch(place, &kind.to_string()))?);
+        let fitted = fit(value, kind).or_else(|| (!cell.owners.is_public()).then(|| kind.empty()));
+        cell.value = Some(fitted.ok_or_else(|| mismatch(place, &kind.to_string()))?);
     }
     Ok(cell)
 }

@@ -4,6 +4,7 @@
 //! from the event's own metadata, which survives an erasure, so a rebuild finds the same owners as the first pass.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
@@ -29,8 +30,7 @@ pub struct Mark {
     pub origin: Arc<Origin>,
 }
 
-/// An event, opened.
-#[derive(Debug)]
+/// An event, opened. Its payload does not print.
 pub struct EventView {
     /// Position in the log.
     pub position: Position,
@@ -46,6 +46,15 @@ pub struct EventView {
     pub subjects: Value,
     /// Personal places.
     pub marks: Vec<Mark>,
+}
+
+impl fmt::Debug for EventView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventView")
+            .field("position", &self.position)
+            .field("marks", &self.marks)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A stored event contradicts its format.

@@ -317,7 +317,8 @@ fn encodings(value: &str) -> Vec<(String, Vec<u8>)> {
         .collect()
 }
 
-fn files(dir: &Path) -> Vec<PathBuf> {
+/// All files under a directory.
+pub fn files(dir: &Path) -> Vec<PathBuf> {
     let mut all = Vec::new();
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         let path = entry.path();

@@ -15,16 +15,16 @@ use crate::harness::{Reply, scan, send};
 use crate::hostile::exchange;
 
 /// The binary with its output in files beside its data, so that one scan finds everything.
-struct Process {
+pub struct Process {
     child: Child,
-    address: SocketAddr,
-    dir: tempfile::TempDir,
+    pub address: SocketAddr,
+    pub dir: tempfile::TempDir,
     next: usize,
     problems: String,
 }
 
 impl Process {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let file = |name: &str| Stdio::from(std::fs::File::create(dir.path().join(name)).unwrap());
         let arguments = ["serve", "--dev", "--listen", "127.0.0.1:0", "--log-level", "trace", "--log-format", "json"];
@@ -62,7 +62,7 @@ impl Process {
         assert!(reply.status.is_client_error(), "{method} {path}: {} {}", reply.status, reply.text());
     }
 
-    fn terminate(&mut self) {
+    pub fn terminate(&mut self) {
         let id = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
         assert!(self.child.wait().unwrap().success(), "the server stops in order");

@@ -28,6 +28,7 @@ mod folds;
 mod harness;
 mod hostile;
 mod keystore_sqlite;
+mod laundering;
 mod leaks;
 mod live;
 mod natural_keys;

@@ -22,8 +22,11 @@ fn name(text: &str) -> Result<ProjectionName, Problem> {
 /// A projection that is defined, as far as this caller's key reaches.
 fn defined(app: &Shared, caller: &Caller, text: &str) -> Result<Defined, Problem> {
     let name = name(text)?;
-    let found = app.projections.definitions().get(name.as_str()).ok_or_else(Problem::not_found)?;
-    if !reaches(caller, &found.current) {
+    let definitions = app.projections.definitions();
+    let found = definitions.get(name.as_str()).ok_or_else(Problem::not_found)?;
+    // What is looked up is seen like what is stored.
+    let mut all = define::lookups(&found.current).into_iter().filter_map(|other| definitions.get(&other));
+    if !reaches(caller, &found.current) || !all.all(|other| reaches(caller, &other.current)) {
         return Err(Problem::forbidden("This key is confined to other categories or types"));
     }
     Ok(found)

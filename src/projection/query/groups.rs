@@ -179,7 +179,8 @@ impl Run<'_> {
                         share.owners.append(&mut cell.owners.people());
                         if cell.value.is_some() {
                             group.people.extend(cell.owners.people());
-                            self.add(&mut share.readable, *at, cell)?;
+                            // Left out when it does not fit: to say so would tell something about it.
+                            let _ = self.add(&mut share.readable, *at, cell);
                         } else {
                             share.redacted = true;
                         }
@@ -206,7 +207,7 @@ impl Run<'_> {
         let Group { parts, position, states, people } = group;
         let mut results = BTreeMap::new();
         for (at, states) in states {
-            results.insert(at, finish(self.aggregate(at)?, states)?);
+            results.insert(at, finish(self.aggregate(at)?, states));
         }
         Ok(Item { parts, position, results, people })
     }
@@ -281,14 +282,13 @@ impl Run<'_> {
     }
 }
 
-fn finish(aggregate: &Aggregate, states: States) -> Result<Finished, QueryError> {
+fn finish(aggregate: &Aggregate, states: States) -> Finished {
     let function = &aggregate.function;
     let States { public, people } = states;
     let Some(declassify) = aggregate.declassify.as_ref().filter(|_| public.is_none() || !people.is_empty()) else {
         let value = public.unwrap_or_else(|| Partial::new(function)).finish(function);
-        return Ok(Finished { value: Some(value), left_out: people.len() as u64 });
+        return Finished { value: Some(value), left_out: people.len() as u64 };
     };
-    let failed = |error| QueryError::Aggregate { column: aggregate.name.clone(), error };
     let mut shares: Vec<Result<Partial, Redacted>> = Vec::new();
     let mut counted: BTreeSet<SubjectRef> = BTreeSet::new();
     for mut share in people.into_values() {
@@ -298,16 +298,20 @@ fn finish(aggregate: &Aggregate, states: States) -> Result<Finished, QueryError>
         shares.extend(share.readable.map(Ok));
         shares.extend(share.redacted.then_some(Err(Redacted)));
     }
+    let mut fits = true;
     if let Some(public) = public {
         // Joins somebody who counts already, so that it is not counted as one more person.
         if let Some(Ok(share)) = shares.iter_mut().find(|share| share.as_ref().is_ok_and(|part| !part.is_empty())) {
-            share.merge(&public).map_err(failed)?;
+            fits = share.merge(&public).is_ok();
         }
     }
     // Shares of several people can be more than the people are.
-    let enough = counted.len() as u64 >= u64::from(declassify.min_group);
-    Ok(match finish_group(function, shares.into_iter(), declassify.min_group).map_err(failed)? {
-        GroupResult::Value(value, left_out) => Finished { value: enough.then_some(value), left_out },
-        GroupResult::TooFew { redacted_count } => Finished { value: None, left_out: redacted_count },
-    })
+    let enough = fits && counted.len() as u64 >= u64::from(declassify.min_group);
+    let redacted = shares.iter().filter(|share| share.is_err()).count() as u64;
+    // An error would tell something about values, even of fewer people than are shown.
+    match finish_group(function, shares.into_iter(), declassify.min_group) {
+        Ok(GroupResult::Value(value, left_out)) => Finished { value: enough.then_some(value), left_out },
+        Ok(GroupResult::TooFew { redacted_count }) => Finished { value: None, left_out: redacted_count },
+        Err(_) => Finished { value: None, left_out: redacted },
+    }
 }
