@@ -31,6 +31,7 @@ mod leaks;
 mod live;
 mod natural_keys;
 mod population;
+mod projection_crash;
 mod projection_model;
 mod published;
 mod query;

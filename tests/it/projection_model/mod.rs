@@ -255,7 +255,7 @@ impl<'a> Run<'a> {
     /// Rows for everybody agree with the model; nothing that was forgotten is shown anywhere.
     async fn look(&self, thoroughly: bool) -> Checked {
         let Some(definition) = self.defined else { return Ok(()) };
-        let fold = Fold::of(definition, &self.case.kinds, &self.facts)
+        let fold = Fold::of(definition, &self.facts)
             .map_err(|_| TestCaseError::reject("more owners than the model counts"))?;
         let page = self.rows("Bearer dev", "", "application/json").await?;
         self.compare(&fold, &page, &|_| true)?;

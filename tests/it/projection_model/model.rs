@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
-use super::shape::{Action, Column, Definition, Guard, KeyPart, Kind, Number, Rule, Step, Text, Verb, column};
+use super::shape::{Action, Column, Definition, Guard, KeyPart, Number, Rule, Step, Text, Verb, column};
 
 /// A person as long as one pseudonym lasts: number, and how often the person came back.
 pub type Person = (usize, usize);
@@ -118,14 +118,13 @@ fn closed(way: &Way, forgotten: &[&Fact]) -> bool {
 /// The fold of everything so far.
 pub struct Fold<'d> {
     definition: &'d Definition,
-    kinds: &'d [Kind],
     rows: BTreeMap<Vec<KeyValue>, Row>,
     pub parked: usize,
 }
 
 impl<'d> Fold<'d> {
-    pub fn of(definition: &'d Definition, kinds: &'d [Kind], facts: &[Fact]) -> Result<Self, TooWide> {
-        let mut fold = Self { definition, kinds, rows: BTreeMap::new(), parked: 0 };
+    pub fn of(definition: &'d Definition, facts: &[Fact]) -> Result<Self, TooWide> {
+        let mut fold = Self { definition, rows: BTreeMap::new(), parked: 0 };
         for (at, fact) in facts.iter().enumerate() {
             match fact {
                 Fact::Event(event) => fold.event(event)?,
