@@ -32,6 +32,8 @@ mod live;
 mod natural_keys;
 mod population;
 mod projection_crash;
+mod projection_due;
+mod projection_erasure;
 mod projection_model;
 mod published;
 mod query;

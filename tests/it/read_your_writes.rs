@@ -210,6 +210,25 @@ async fn events_that_are_passed_over_move_the_cursor() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_definition_is_there_as_soon_as_it_was_put() {
+    let server = start().await;
+    for n in 0..10 {
+        let path = format!("/v1/projections/fresh{n}");
+        let mut definition = counters(1, "int");
+        definition["projection"] = json!(format!("fresh{n}"));
+        server.put(&path, &definition).await.expect(201);
+        match n % 3 {
+            0 => server.get(&format!("{path}/status")).await.expect(200),
+            1 => server.post(&format!("{path}/rebuilds"), &json!({})).await.expect(202),
+            _ => server.get(&format!("{path}/parked")).await.expect(200),
+        };
+    }
+    for path in ["status", "parked"] {
+        server.get(&format!("/v1/projections/nobody/{path}")).await.expect(404);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_paused_projection_tells_waiters() {
     let server = Arc::new(start().await);
     define(&server, &counters(1, "int")).await;

@@ -3,6 +3,7 @@
 //! Owns: where a slice of the log ends. An erasure is handled at its own place between the events before and after it,
 //! so that a rebuild does the same in the same order. Must not know: rows.
 
+use super::past::{self, Scope};
 use crate::event::{Category, EventType, Position, SubjectRef};
 use crate::eventlog::{Direction, EventLog, Filter, Page, ReadError, ReadQuery};
 use crate::projection::definition::Source;
@@ -24,6 +25,8 @@ pub enum Slice {
         position: u64,
         /// Who.
         subject: SubjectRef,
+        /// How much of it.
+        scope: Scope,
     },
 }
 
@@ -62,8 +65,8 @@ pub async fn next(
     if let Some(erasure) = found.events.first() {
         if erasure.position.0 == cursor {
             let corrupt = ReadError::Corrupt { table: "events", column: "public", row: cursor };
-            let subject = subject(&erasure.public).ok_or(corrupt)?;
-            return Ok(Some(Slice::Erasure { position: cursor, subject }));
+            let (subject, scope) = past::erasure(&erasure.public).ok_or(corrupt)?;
+            return Ok(Some(Slice::Erasure { position: cursor, subject, scope }));
         }
         end = erasure.position.0;
     }
@@ -71,9 +74,4 @@ pub async fn next(
     let page = log.read(query(filter, false, limit, end)).await?;
     let end = page.next.unwrap_or(end);
     Ok(Some(Slice::Events { page, end }))
-}
-
-fn subject(public: &str) -> Option<SubjectRef> {
-    let data: serde_json::Value = serde_json::from_str(public).ok()?;
-    SubjectRef::parse(data.get("subject")?.as_str()?)
 }

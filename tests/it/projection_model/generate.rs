@@ -143,7 +143,7 @@ fn definition(kinds: Vec<Kind>) -> impl Strategy<Value = Definition> {
     let derived = prop::sample::subsequence(vec![Column::Upper(0), Column::Joined(0, 1), Column::Next(2)], 0..=3);
     let dice: BoxedStrategy<Dice> = prop::collection::vec(any::<u8>(), 120).boxed();
     let index = prop::option::of(0..3_usize);
-    (prop::sample::select(keys), derived, dice, prop::bool::weighted(0.3), index).prop_map(
+    (prop::sample::select(keys), derived, dice, prop::bool::weighted(0.4), index).prop_map(
         move |(key, derived, dice, delete_row, index)| {
             let mut chooser = Chooser(dice.into_iter());
             let places = key.contains(&KeyPart::Place);
@@ -164,7 +164,7 @@ fn happening(kinds: usize) -> impl Strategy<Value = Happening> {
     let forget = (0..PEOPLE, scope).prop_map(|(person, purpose)| Happening::Forget { person, purpose });
     prop_oneof![
         24 => append,
-        3 => forget,
+        4 => forget,
         2 => (0..PEOPLE).prop_map(|person| Happening::Return { person }),
         1 => Just(Happening::Rebuild),
         1 => Just(Happening::Redefine),
