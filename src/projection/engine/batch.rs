@@ -198,8 +198,8 @@ pub async fn run(
         Some(slice) => slice,
     };
     let done = match slice {
-        Slice::Erasure { position, subject } => {
-            super::erasure::run(parts, definition, id, cursor, position, subject).await
+        Slice::Erasure { position, subject, scope } => {
+            super::erasure::run(parts, definition, id, cursor, position, (subject, &scope)).await
         }
         Slice::Events { page, end } => events(parts, definition, id, (cursor, end), &page).await,
     };

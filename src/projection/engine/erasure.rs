@@ -4,6 +4,7 @@
 //! whatever happens here; this takes the dead ciphertext out, or the row. Must not know: keys of others.
 
 use super::batch::{BatchError, Parts, Progress, open_rows};
+use super::past::{Past, Scope};
 use super::work::Work;
 use crate::event::SubjectRef;
 use crate::eventlog::Fences;
@@ -26,24 +27,32 @@ pub async fn run(
     id: GenerationId,
     cursor: u64,
     position: u64,
-    subject: SubjectRef,
+    (subject, scope): (SubjectRef, &Scope),
 ) -> Result<Progress, BatchError> {
     let mut after: Option<RowKey> = None;
+    let mut past: Option<Past> = None;
     loop {
         let owned = parts.store.keys_of(id, subject, after, CHUNK).await?;
         let last = owned.len() < CHUNK;
         after = owned.last().copied().or(after);
         let raw: Vec<_> = parts.store.rows(id, &owned).await?.into_iter().flatten().collect();
         let (rows, keys, fences) = open_rows(parts, definition, &raw).await?;
-        let mut fences = fences;
-        fences.0.extend(parts.log.fences(vec![subject]).await?.0);
         let mut work = Work::new(definition, std::collections::HashMap::new(), keys);
         for (key, row) in rows {
-            let owns = row.people().contains(&subject);
-            match &definition.on_erasure {
-                OnErasure::DeleteRow if is_gone(&row, subject, &fences) => work.remove(key, row),
-                _ if owns => work.rewrite(key, row, position),
-                _ => {}
+            let gone = match (&definition.on_erasure, fate(&row, subject, scope, &fences)) {
+                (OnErasure::Redact | OnErasure::Keep(_), _) | (_, Fate::Stays) => false,
+                (OnErasure::DeleteRow, Fate::Goes) => true,
+                (OnErasure::DeleteRow, Fate::Depends) => {
+                    if past.is_none() {
+                        past = Some(Past::until(parts.log.as_ref(), position).await?);
+                    }
+                    past.as_ref().is_some_and(|past| lost(&row, subject, |way| past.closes(way)))
+                }
+            };
+            if gone {
+                work.remove(key, row);
+            } else if row.people().contains(&subject) {
+                work.rewrite(key, row, position);
             }
         }
         // The cursor moves with the last rows; until then the same transaction only checks that it is where it was.
@@ -59,16 +68,39 @@ pub async fn run(
     }
 }
 
-/// Whether a row is no longer about the person: none of her values can be read, for any purpose, or the whole person in
-/// its key is forgotten.
-fn is_gone(row: &Row, subject: SubjectRef, fences: &Fences) -> bool {
-    let gone = |way: &Alternative| {
-        way.people
-            .iter()
-            .any(|(person, generation)| fences.covering(person, way.purpose.as_str(), *generation).is_some())
+/// What an erasure does to a row, as far as it can be told from the erasure and from what is gone now.
+enum Fate {
+    Stays,
+    Goes,
+    /// Something else that is gone now may not have been gone yet.
+    Depends,
+}
+
+/// A row goes when it is about a person who goes wholly, or when one of her values cannot be read for any purpose any
+/// more: because of this erasure, or of this and earlier ones.
+fn fate(row: &Row, subject: SubjectRef, scope: &Scope, fences: &Fences) -> Fate {
+    if *scope == Scope::Person && row.about().contains(&subject) {
+        return Fate::Goes;
+    }
+    // Whatever a row holds at this place came before it, so an erasure covers every generation that is in it.
+    let closes =
+        |way: &Alternative| scope.covers(way.purpose.as_str()) && way.people.iter().any(|(who, _)| *who == subject);
+    let closed_now = |way: &Alternative| {
+        let mut people = way.people.iter();
+        people.any(|(who, generation)| fences.covering(who, way.purpose.as_str(), *generation).is_some())
     };
+    if lost(row, subject, closes) {
+        Fate::Goes
+    } else if lost(row, subject, closed_now) {
+        Fate::Depends
+    } else {
+        Fate::Stays
+    }
+}
+
+/// Whether a value of the person has only ways to read it that are closed.
+fn lost(row: &Row, subject: SubjectRef, closed: impl Fn(&Alternative) -> bool) -> bool {
     let cells = || row.columns.iter().flat_map(Content::cells).map(|(_, cell)| cell);
     let hers = |cell: &&Cell| cell.owners.people().contains(&subject);
-    cells().filter(hers).any(|cell| cell.owners.alternatives().all(gone))
-        || (row.about().contains(&subject) && fences.covering(&subject, "$identity", 0).is_some())
+    cells().filter(hers).any(|cell| cell.owners.alternatives().all(&closed))
 }

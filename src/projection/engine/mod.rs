@@ -7,6 +7,7 @@
 pub mod batch;
 pub mod due;
 mod erasure;
+mod past;
 pub mod rebuild;
 pub mod runner;
 pub mod sources;

@@ -3,6 +3,7 @@
 //! Owns: where a slice of the log ends. An erasure is handled at its own place between the events before and after it,
 //! so that a rebuild does the same in the same order. Must not know: rows.
 
+use super::past::{self, Scope};
 use crate::event::{Category, EventType, Position, SubjectRef};
 use crate::eventlog::{Direction, EventLog, Filter, Page, ReadError, ReadQuery, StoredEvent};
 use crate::projection::definition::Source;
@@ -24,6 +25,8 @@ pub enum Slice {
         position: u64,
         /// Who.
         subject: SubjectRef,
+        /// How much of it.
+        scope: Scope,
     },
 }
 
@@ -62,8 +65,8 @@ pub async fn next(
     if let Some(erasure) = found.events.first() {
         if erasure.position.0 == cursor {
             let corrupt = ReadError::Corrupt { table: "events", column: "public", row: cursor };
-            let subject = erased(erasure).ok_or(corrupt)?;
-            return Ok(Some(Slice::Erasure { position: cursor, subject }));
+            let (subject, scope) = erased(erasure).ok_or(corrupt)?;
+            return Ok(Some(Slice::Erasure { position: cursor, subject, scope }));
         }
         end = erasure.position.0;
     }
@@ -73,12 +76,11 @@ pub async fn next(
     Ok(Some(Slice::Events { page, end }))
 }
 
-/// Whose data is gone from this event on; `None` when it says nothing of the kind. A caller's own event may have the same
-/// type: only the system's streams speak of erasures.
-pub fn erased(event: &StoredEvent) -> Option<SubjectRef> {
+/// Whose data is gone from this event on, and how much; `None` when it says nothing of the kind. A caller's own event may
+/// have the same type: only the system's streams speak of erasures.
+pub fn erased(event: &StoredEvent) -> Option<(SubjectRef, Scope)> {
     if !event.stream.is_system() || event.event_type.as_str() != ERASURE_EVENT {
         return None;
     }
-    let data: serde_json::Value = serde_json::from_str(&event.public).ok()?;
-    SubjectRef::parse(data.get("subject")?.as_str()?)
+    past::erasure(&event.public)
 }

@@ -92,7 +92,7 @@ impl Snapshotter {
                 Err(error) => pause.after(&error).await,
             }
         };
-        self.forget(page.events.iter().filter_map(sources::erased).collect()).await;
+        self.forget(page.events.iter().filter_map(sources::erased).map(|(subject, _)| subject).collect()).await;
         for (at, stream) in passed(&folds, &page) {
             self.make(&folds[at], &stream).await;
         }
