@@ -33,7 +33,7 @@ pub enum Line {
     /// A person is forgotten.
     Forget { forget: String },
     /// Every projection is computed from zero, and must be as it was.
-    Rebuild { rebuild: Always },
+    Rebuild { #[allow(dead_code, reason = "there is only one")] rebuild: Always },
     /// The answers are those of this file.
     Expect { expect: String },
     /// Further values that must be in no file.
@@ -104,6 +104,19 @@ impl System {
         let marked = |name: &&String| schema["properties"][name.as_str()].get("x-personal-data").is_some();
         let data = event["data"].as_object().expect("data is an object");
         data.keys().filter(marked).filter_map(|name| data[name].as_str().map(str::to_owned)).collect()
+    }
+
+    /// Projection and query of every answer that is not simply all rows.
+    pub fn queries(&self) -> Vec<(String, Map<String, Value>)> {
+        let files = self.script.iter().filter_map(|line| match line {
+            Line::Expect { expect } => Some(self.expected(&format!("{expect}.json"))),
+            _ => None,
+        });
+        let asked = files.flatten().filter_map(|answer| match answer {
+            Answer::Rows { projection, query, .. } if !query.is_empty() => Some((projection, query)),
+            _ => None,
+        });
+        asked.collect()
     }
 
     /// What a file of `expected` says; without the file, every projection is asked for all its rows.
