@@ -41,6 +41,12 @@ async fn a_bank_card() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "states of folds are not served yet"]
+async fn the_balance_of_a_bank_card() {
+    check("card_balance").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn telematics() {
     check("telematics").await;
 }
@@ -53,5 +59,5 @@ async fn transfers_between_two_people() {
 /// Every directory is a test.
 #[test]
 fn no_system_is_left_out() {
-    assert_eq!(script::names(), ["cards", "carts", "crm", "emails", "telematics", "transfers"]);
+    assert_eq!(script::names(), ["card_balance", "cards", "carts", "crm", "emails", "telematics", "transfers"]);
 }

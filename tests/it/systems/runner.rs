@@ -62,9 +62,10 @@ pub async fn play(system: &System, mode: Mode) {
 
 impl Player<'_> {
     async fn define(&mut self) {
-        for (name, text) in &self.system.projections {
+        for definition in &self.system.definitions {
             let headers = [("content-type", "application/yaml")];
-            self.server.send("PUT", &format!("/v1/projections/{name}"), &headers, text.clone()).await.expect(201);
+            let path = format!("/v1/projections/{}", definition.name);
+            self.server.send("PUT", &path, &headers, definition.text.clone()).await.expect(201);
         }
         self.defined = true;
     }
@@ -125,7 +126,8 @@ impl Player<'_> {
             if let Some(members) = item.as_object_mut() {
                 members.retain(|name, _| !matches!(name.as_str(), "_key" | "_position"));
             }
-            let text = self.people.iter().fold(item.to_string(), |text, (pseudonym, name)| text.replace(pseudonym, name));
+            let text =
+                self.people.iter().fold(item.to_string(), |text, (pseudonym, name)| text.replace(pseudonym, name));
             assert!(!text.contains("ds_"), "the script names everybody who is shown: {text}");
             text
         };
@@ -141,6 +143,15 @@ impl Player<'_> {
             Answer::Rows { projection, query, .. } => {
                 let rows = self.named(self.rows(projection, query).await, query.contains_key("sort"));
                 Answer::Rows { projection: projection.clone(), query: query.clone(), rows }
+            }
+            Answer::State { fold, stream, .. } => {
+                let found = self.server.get(&format!("/v1/streams/{stream}/state/{fold}")).await.expect(200).json();
+                let mut state = found["state"].clone();
+                if let Some((members, hidden)) = state.as_object_mut().zip(found.get("_redactions")) {
+                    members.insert("_redactions".to_owned(), hidden.clone());
+                }
+                let state = self.named(vec![state], true).remove(0);
+                Answer::State { fold: fold.clone(), stream: stream.clone(), state }
             }
             Answer::Events { events_of, .. } => {
                 let events = items(&self.server, &format!("/v1/events?types={events_of}")).await;
@@ -183,8 +194,8 @@ impl Player<'_> {
     /// All rows, and every query of the script: whole answers, with keys and positions.
     async fn everything(&self) -> BTreeMap<String, Vec<Value>> {
         let mut all = BTreeMap::new();
-        for (name, _) in &self.system.projections {
-            all.insert(name.clone(), self.rows(name, &Map::new()).await);
+        for name in self.system.projections() {
+            all.insert(name.to_owned(), self.rows(name, &Map::new()).await);
         }
         for (name, query) in self.system.queries() {
             all.insert(format!("{name} {}", json!(query)), self.rows(&name, &query).await);
@@ -194,7 +205,7 @@ impl Player<'_> {
 
     async fn rebuild(&self) {
         let before = self.everything().await;
-        for (name, _) in &self.system.projections {
+        for name in self.system.projections() {
             self.server.post(&format!("/v1/projections/{name}/rebuilds"), &json!({})).await.expect(202);
             let began = Instant::now();
             let last = loop {

@@ -12,10 +12,18 @@ pub struct System {
     dir: PathBuf,
     /// Event type and schema, by type.
     pub schemas: BTreeMap<String, Value>,
-    /// Name and text of each definition, in their order.
-    pub projections: Vec<(String, String)>,
+    /// Each definition, in their order.
+    pub definitions: Vec<Definition>,
     /// What happens.
     pub script: Vec<Line>,
+}
+
+/// A projection or a fold.
+pub struct Definition {
+    pub name: String,
+    pub text: String,
+    /// A fold has no rows: it is computed when it is asked for.
+    pub fold: bool,
 }
 
 /// One line of a script.
@@ -33,7 +41,10 @@ pub enum Line {
     /// A person is forgotten.
     Forget { forget: String },
     /// Every projection is computed from zero, and must be as it was.
-    Rebuild { #[allow(dead_code, reason = "there is only one")] rebuild: Always },
+    Rebuild {
+        #[allow(dead_code, reason = "there is only one")]
+        rebuild: Always,
+    },
     /// The answers are those of this file.
     Expect { expect: String },
     /// Further values that must be in no file.
@@ -64,6 +75,8 @@ pub enum Answer {
         query: Map<String, Value>,
         rows: Vec<Value>,
     },
+    /// The state of a stream by a fold.
+    State { fold: String, stream: String, state: Value },
     /// Payloads of all events of a type.
     Events { events_of: String, data: Vec<Value> },
 }
@@ -84,7 +97,8 @@ fn root() -> PathBuf {
 impl System {
     pub fn read(name: &str) -> Self {
         let dir = root().join(name);
-        let text = |file: &str| std::fs::read_to_string(dir.join(file)).unwrap_or_else(|e| panic!("{name}/{file}: {e}"));
+        let text =
+            |file: &str| std::fs::read_to_string(dir.join(file)).unwrap_or_else(|e| panic!("{name}/{file}: {e}"));
         let script = text("events.ndjson");
         let lines = script.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
         let script = lines.map(|(at, line)| {
@@ -93,9 +107,14 @@ impl System {
         Self {
             script: script.collect(),
             schemas: schemas(&dir.join("schemas")),
-            projections: definitions(&text("projections.yaml")),
+            definitions: definitions(&text("projections.yaml")),
             dir,
         }
+    }
+
+    /// Names of the definitions that have rows.
+    pub fn projections(&self) -> impl Iterator<Item = &str> {
+        self.definitions.iter().filter(|definition| !definition.fold).map(|definition| definition.name.as_str())
     }
 
     /// Values at the places that a schema marks.
@@ -126,12 +145,9 @@ impl System {
             Ok(text) => serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display())),
             Err(error) => {
                 assert!(blessing(), "{}: {error}", path.display());
-                let all = |(name, _): &(String, String)| Answer::Rows {
-                    projection: name.clone(),
-                    query: Map::new(),
-                    rows: Vec::new(),
-                };
-                self.projections.iter().map(all).collect()
+                let all =
+                    |name: &str| Answer::Rows { projection: name.to_owned(), query: Map::new(), rows: Vec::new() };
+                self.projections().map(all).collect()
             }
         }
     }
@@ -159,6 +175,9 @@ fn lines(answer: &Answer) -> String {
             let query = Value::Object(query.clone());
             format!("  {{\"projection\": \"{projection}\", \"query\": {query}, \"rows\": {}}}", list(rows))
         }
+        Answer::State { fold, stream, state } => {
+            format!("  {{\"fold\": \"{fold}\", \"stream\": \"{stream}\", \"state\": {state}}}")
+        }
         Answer::Events { events_of, data } => {
             format!("  {{\"events_of\": \"{events_of}\", \"data\": {}}}", list(data))
         }
@@ -181,10 +200,12 @@ fn schemas(dir: &Path) -> BTreeMap<String, Value> {
 }
 
 /// The documents of a file; the name of each stands behind `projection:` or `fold:`.
-fn definitions(text: &str) -> Vec<(String, String)> {
-    let documents = text.split("\n---\n").map(|document| {
-        let named = |line: &str| Some(line.strip_prefix("projection: ").or(line.strip_prefix("fold: "))?.to_owned());
-        (document.lines().find_map(named).expect("a definition has a name"), document.to_owned())
-    });
-    documents.collect()
+fn definitions(text: &str) -> Vec<Definition> {
+    let definition = |text: &str| {
+        let named = |word: &str| text.lines().find_map(|line| Some(line.strip_prefix(word)?.to_owned()));
+        let fold = named("fold: ");
+        let (name, fold) = (named("projection: ").or(fold.clone()).expect("a definition has a name"), fold.is_some());
+        Definition { name, text: text.to_owned(), fold }
+    };
+    text.split("\n---\n").map(definition).collect()
 }
