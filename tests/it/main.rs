@@ -47,6 +47,7 @@ mod schemas;
 mod smoke;
 mod start;
 mod store;
+mod systems;
 mod tutorial;
 mod unavailable;
 mod vectors;

@@ -276,7 +276,7 @@ async fn ready(
 ) -> Result<(Running, bool), Problem> {
     let wait = prefer_wait(headers, LONGEST_WAIT).unwrap_or(Duration::ZERO).max(Duration::from_millis(1));
     let first = if at_least.is_some() { wait } else { Duration::from_secs(5) };
-    match app.projections.wait(name, at_least, first).await {
+    match both(app, name, at_least, first).await {
         Ok(running) => Ok((running, false)),
         Err(WaitError::Unknown) => Err(Problem::not_found()),
         Err(error) if stale => match app.projections.wait(name, None, Duration::from_secs(1)).await {
@@ -285,6 +285,22 @@ async fn ready(
         },
         Err(error) => Err(behind(error)),
     }
+}
+
+/// Waits for a projection and for those that its columns are looked up in: who has written reads its own writes there too.
+async fn both(app: &Shared, name: &str, at_least: Option<u64>, most: Duration) -> Result<Running, WaitError> {
+    let began = tokio::time::Instant::now();
+    let running = app.projections.wait(name, at_least, most).await?;
+    if at_least.is_some() {
+        for other in super::define::lookups(&running.definition) {
+            match app.projections.wait(&other, at_least, most.saturating_sub(began.elapsed())).await {
+                // One that is not defined shows nothing, and there is nothing to wait for.
+                Ok(_) | Err(WaitError::Unknown) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(running)
 }
 
 fn behind(error: WaitError) -> Problem {
