@@ -24,6 +24,8 @@ pub struct Problem {
     pub request_id: String,
     /// Page that explains the code.
     pub docs: String,
+    /// What a projection stopped at.
+    pub cause: serde_json::Value,
     /// When to try again, from `Retry-After`.
     #[serde(skip)]
     pub retry_after: Option<String>,
@@ -33,6 +35,8 @@ pub struct Problem {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Fault {
+    /// Stable code.
+    pub code: String,
     /// Where.
     pub pointer: String,
     /// What.
@@ -69,6 +73,11 @@ impl std::fmt::Display for Problem {
             if let Some(hint) = &fault.hint {
                 write!(f, "\n    hint: {}", printable(hint))?;
             }
+        }
+        if let Some(why) = self.cause.get("message").and_then(serde_json::Value::as_str) {
+            let position = self.cause.get("position").unwrap_or(&serde_json::Value::Null);
+            let code = self.cause.get("code").and_then(serde_json::Value::as_str).unwrap_or_default();
+            write!(f, "\n  stopped at position {position}: {} ({})", printable(why), printable(code))?;
         }
         if let Some(seconds) = &self.retry_after {
             write!(f, "\n  try again in {} s", printable(seconds))?;
