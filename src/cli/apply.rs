@@ -20,7 +20,8 @@ use crate::event::EventType;
 #[derive(clap::Args)]
 #[command(
     after_help = "A directory is read as: schemas/*.json, each the JSON Schema of the event type that the file is \
-                        named after; and every *.yaml and *.yml beside it.\nA document with `projection: <name>` or \
+                        named after; and every *.yaml and *.yml beside it, but for \
+                        *.test.yaml.\nA document with `projection: <name>` or \
                         `fold: <name>` is a definition; one with `schema: <type>` is the JSON Schema of that type."
 )]
 pub struct Arguments {
@@ -91,7 +92,7 @@ impl Wanted {
         }
         // A directory of schemas itself is taken for what it is.
         let is_schemas = path.file_name().is_some_and(|name| name == "schemas");
-        for file in listing(path)? {
+        for file in listing(path)?.into_iter().filter(|file| !is_test(file)) {
             match extension(&file) {
                 "yaml" | "yml" => self.file(&file, false)?,
                 "json" if is_schemas => self.file(&file, true)?,
@@ -145,6 +146,11 @@ fn schema(mut value: Value, path: Option<&Path>, shown: &str) -> Result<Schema, 
         Ok(_) => Ok(Schema { event_type: name, value }),
         Err(error) => Err(Failure::usage(format!("{shown}: an event type {error}; name one with `schema:`"))),
     }
+}
+
+/// `oubliette test` reads it.
+fn is_test(path: &Path) -> bool {
+    path.file_stem().and_then(|stem| Path::new(stem).extension()).is_some_and(|inner| inner == "test")
 }
 
 fn extension(path: &Path) -> &str {
@@ -281,6 +287,7 @@ mod tests {
         write(dir.path(), "schemas/README.md", "no");
         write(dir.path(), "projections.yaml", "projection: p\n---\nschema: third-made\ntype: object\n");
         write(dir.path(), "events.ndjson", "{}");
+        write(dir.path(), "a.test.yaml", "then: []");
         write(dir.path(), "expected/p.json", "{}");
         let mut wanted = Wanted::default();
         wanted.read(dir.path()).unwrap();

@@ -18,6 +18,10 @@ pub struct Problem {
     pub title: String,
     /// More about this case.
     pub detail: String,
+    /// More, where a query or filter is at fault.
+    pub message: String,
+    /// What to do.
+    pub hint: String,
     /// Everything that is wrong, at once.
     pub errors: Vec<Fault>,
     /// Names the request in the server's log.
@@ -64,8 +68,11 @@ impl std::fmt::Display for Problem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let known = if self.code.is_empty() { String::new() } else { format!(" ({}, {})", self.code, self.status) };
         f.write_str(&printable(&format!("{}{known}", self.title)))?;
-        if !self.detail.is_empty() {
-            write!(f, "\n  {}", printable(&self.detail))?;
+        for text in [&self.detail, &self.message].into_iter().filter(|text| !text.is_empty()) {
+            write!(f, "\n  {}", printable(text))?;
+        }
+        if !self.hint.is_empty() {
+            write!(f, "\n  hint: {}", printable(&self.hint))?;
         }
         for fault in &self.errors {
             let gap = if fault.pointer.is_empty() { "" } else { "  " };
