@@ -166,6 +166,13 @@ fn is(problem: &Problem, code: &str) -> bool {
 /// Does one step of what is given; why it could not be done.
 async fn give(given: &Map<String, Value>, context: &mut Context) -> Result<Option<String>, Failure> {
     if let Some(person) = given.get("forget") {
+        let person = match person {
+            Value::Object(_) => match looked_up(person, context).await? {
+                Ok(found) => found,
+                Err(problem) => return Ok(Some(problem.to_string())),
+            },
+            id => id.clone(),
+        };
         let body = json!({"data_subject": person, "scope": scope(given)}).to_string();
         let call = Call::post("/v1/forget", body).header("Prefer", Some("wait=30"));
         return match context.client.call(&call).await {
@@ -188,6 +195,16 @@ async fn give(given: &Map<String, Value>, context: &mut Context) -> Result<Optio
         (Some(code), Some(problem)) => Some(format!("expected to be refused with {code}, but: {problem}")),
         (Some(code), None) => Some(format!("expected to be refused with {code}, but it was taken")),
     })
+}
+
+/// The pseudonym of a person who is named by natural key: `{role: …, values: […]}`.
+async fn looked_up(key: &Value, context: &mut Context) -> Result<Result<Value, Box<Problem>>, Failure> {
+    let call = Call::post("/v1/data-subjects/lookups", json!({ "natural_key": key }).to_string());
+    match context.client.call(&call).await {
+        Ok(answer) => Ok(Ok(answer.get("data_subject").cloned().unwrap_or_default())),
+        Err(Failure::Problem(problem)) if problem.status < 500 => Ok(Err(problem)),
+        Err(failure) => Err(failure),
+    }
 }
 
 fn scope(given: &Map<String, Value>) -> Value {
