@@ -19,7 +19,7 @@ pub enum Mode {
 /// What is different; empty when nothing is.
 pub fn rows(expected: &[Value], found: &[Value], mode: Mode) -> Vec<String> {
     let mut wrong = Vec::new();
-    let partners = match mode {
+    let partners: Vec<Option<usize>> = match mode {
         Mode::Ordered => {
             let fits = |at: &usize| found.get(*at).is_some_and(|row| differences("", &expected[*at], row).is_empty());
             (0..expected.len()).map(|at| Some(at).filter(fits)).collect()
@@ -28,7 +28,7 @@ pub fn rows(expected: &[Value], found: &[Value], mode: Mode) -> Vec<String> {
     };
     for (at, (row, partner)) in expected.iter().zip(&partners).enumerate() {
         if partner.is_none() {
-            wrong.push(missing(at, row, found, mode));
+            wrong.push(missing(at, row, found, &partners, mode));
         }
     }
     if mode != Mode::Some && wrong.is_empty() && found.len() > expected.len() {
@@ -38,11 +38,16 @@ pub fn rows(expected: &[Value], found: &[Value], mode: Mode) -> Vec<String> {
     wrong
 }
 
-fn missing(at: usize, row: &Value, found: &[Value], mode: Mode) -> String {
+fn missing(at: usize, row: &Value, found: &[Value], partners: &[Option<usize>], mode: Mode) -> String {
     let mut text = format!("row {} is not there\n  expected {row}", at + 1);
     let nearest = match mode {
         Mode::Ordered => found.get(at),
-        Mode::All | Mode::Some => found.iter().min_by_key(|other| differences("", row, other).len()),
+        Mode::All | Mode::Some => {
+            // A row that is nobody's yet is the likelier one.
+            let key =
+                |(at, other): &(usize, &Value)| (partners.contains(&Some(*at)), differences("", row, other).len());
+            found.iter().enumerate().min_by_key(key).map(|(_, row)| row)
+        }
     };
     match nearest {
         None if found.is_empty() => text.push_str("\n  found    no rows"),
