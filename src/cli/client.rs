@@ -25,6 +25,8 @@ use super::problem::Problem;
 
 /// JSON.
 pub const JSON: &str = "application/json";
+/// Comma-separated values.
+pub const CSV: &str = "text/csv";
 /// JSON texts, one per line.
 pub const NDJSON: &str = "application/x-ndjson";
 /// Server-sent events.
@@ -81,6 +83,16 @@ impl Call {
     /// `POST` of a JSON text.
     pub fn post(target: impl Into<String>, body: impl Into<Bytes>) -> Self {
         Self { method: Method::POST, body: Some(body.into()), ..Self::get(target) }
+    }
+
+    /// `POST` without a body.
+    pub fn post_nothing(target: impl Into<String>) -> Self {
+        Self { method: Method::POST, ..Self::get(target) }
+    }
+
+    /// `PUT` of a JSON text.
+    pub fn put(target: impl Into<String>, body: impl Into<Bytes>) -> Self {
+        Self { method: Method::PUT, body: Some(body.into()), ..Self::get(target) }
     }
 
     /// `DELETE`.
@@ -178,6 +190,11 @@ impl Client {
     pub async fn open(&mut self, call: &Call) -> Result<Response<Incoming>, Failure> {
         let mut sender = self.sender(call).await?;
         self.send(&mut sender, call).await
+    }
+
+    /// Whether calls are only shown.
+    pub fn explains(&self) -> bool {
+        self.explain
     }
 
     /// The curl command of a call. The key appears as a variable of the shell.

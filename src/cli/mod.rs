@@ -1,12 +1,13 @@
 //! The command line: server and client in one binary.
 //!
 //! Owns: the grammar of commands, exit codes, and what goes to which stream. Must not know: anything below HTTP, except
-//! the settings of the server it starts; every client command is a documented REST call, which `--explain` shows.
+//! the settings of the servers it starts; every client command is a documented REST call, which `--explain` shows.
 //! Keeps invariant 1 on its side: keys come from files or the environment, never from flags, and the id of a person
 //! goes into bodies, never into URLs.
 
 mod api_key;
 mod append;
+mod apply;
 pub mod bench;
 mod client;
 mod failure;
@@ -16,11 +17,13 @@ mod keys;
 mod lines;
 mod output;
 mod problem;
+mod projection;
 mod read;
 mod schema;
 mod serve;
 mod sse;
 mod tail;
+mod test;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -88,6 +91,13 @@ enum Command {
     /// Register, check and list schemas
     #[command(subcommand)]
     Schema(schema::Command),
+    /// Make, change, query and rebuild projections
+    #[command(subcommand)]
+    Projection(projection::Command),
+    /// Make schemas and projections as files say; prints a plan first
+    Apply(apply::Arguments),
+    /// Try schemas and projections on given events, against a server of its own that is thrown away
+    Test(test::Arguments),
     /// Forget a data subject: preview, confirm, destroy the keys
     Forget(forget::Arguments),
     /// Look at the keys of data subjects
@@ -134,6 +144,10 @@ fn run(cli: Cli, out: &mut Output) -> Result<(), Failure> {
         Command::Serve(flags) => serve::run(&flags),
         Command::Check(flags) => serve::check(&flags, out),
         Command::Version => version(out),
+        Command::Test(arguments) => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            runtime.block_on(test::run(arguments, out))
+        }
         Command::Bench(arguments) => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             let json = out.format() != Format::Table;
@@ -152,10 +166,14 @@ fn run(cli: Cli, out: &mut Output) -> Result<(), Failure> {
                     Command::Read(arguments) => read::run(arguments, &mut context).await,
                     Command::Tail(arguments) => tail::run(arguments, &mut context).await,
                     Command::Schema(command) => schema::run(command, &mut context).await,
+                    Command::Projection(command) => projection::run(command, &mut context).await,
+                    Command::Apply(arguments) => apply::run(&arguments, &mut context).await,
                     Command::Forget(arguments) => forget::run(arguments, &mut context).await,
                     Command::Keys(command) => keys::run(command, &mut context).await,
                     Command::ApiKey(command) => api_key::run(command, &mut context).await,
-                    Command::Serve(_) | Command::Check(_) | Command::Bench(_) | Command::Version => Ok(()),
+                    Command::Serve(_) | Command::Check(_) | Command::Bench(_) | Command::Test(_) | Command::Version => {
+                        Ok(())
+                    }
                 }
             })
         }
@@ -166,7 +184,7 @@ fn version(out: &mut Output) -> Result<(), Failure> {
     let version = env!("CARGO_PKG_VERSION");
     match out.format() {
         Format::Table => out.line(&format!("oubliette {version}"))?,
-        Format::Json | Format::Ndjson => out.record(&serde_json::json!({ "version": version }))?,
+        Format::Json | Format::Ndjson | Format::Csv => out.record(&serde_json::json!({ "version": version }))?,
     }
     Ok(())
 }

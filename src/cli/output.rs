@@ -1,6 +1,6 @@
 //! All printing of the command line: data to standard output, messages to standard error.
 //!
-//! Owns: the three formats (a table for people, NDJSON for pipes, JSON for whoever asks), and the rule that text from a
+//! Owns: the formats (a table for people, NDJSON for pipes, JSON and CSV for whoever asks), and the rule that text from a
 //! server or an event cannot steer the terminal. Must not know: what it prints.
 
 use std::io::{self, BufWriter, IsTerminal, Write};
@@ -19,6 +19,8 @@ pub enum Format {
     Json,
     /// One JSON text per line.
     Ndjson,
+    /// Comma-separated values, with a line of names first.
+    Csv,
 }
 
 /// Where a command writes.
@@ -27,6 +29,8 @@ pub struct Output {
     quiet: bool,
     bold_data: bool,
     bold_messages: bool,
+    data_is_terminal: bool,
+    messages_are_terminal: bool,
     data: Box<dyn Write>,
     messages: Box<dyn Write>,
 }
@@ -43,6 +47,11 @@ impl Column {
     pub fn new(title: &str, pointer: &str) -> Self {
         Self { title: title.to_owned(), pointer: pointer.to_owned() }
     }
+
+    /// The name of the column where names are for programs.
+    fn name(&self) -> String {
+        self.title.to_lowercase().replace(' ', "_")
+    }
 }
 
 impl Output {
@@ -56,6 +65,8 @@ impl Output {
             quiet,
             bold_data: colour && out.is_terminal(),
             bold_messages: colour && err.is_terminal(),
+            data_is_terminal: out.is_terminal(),
+            messages_are_terminal: err.is_terminal(),
             data: Box::new(BufWriter::with_capacity(64 * 1024, out)),
             messages: Box::new(err),
         }
@@ -72,8 +83,39 @@ impl Output {
             Format::Table => self.data.write_all(members(value).as_bytes())?,
             Format::Json => writeln!(self.data, "{value:#}")?,
             Format::Ndjson => writeln!(self.data, "{value}")?,
+            Format::Csv => {
+                let mut flat = Vec::new();
+                flatten("", value, &mut flat);
+                let (names, cells): (Vec<_>, Vec<_>) = flat.into_iter().map(|(name, cell)| (name, plain(cell))).unzip();
+                self.csv(&csv_line(&names)?)?;
+                self.csv(&csv_line(&cells)?)?;
+            }
         }
         self.data.flush()
+    }
+
+    /// Lines of CSV with their ends. What goes to a terminal may not steer it; what goes elsewhere stays as it is.
+    pub fn csv(&mut self, text: &str) -> io::Result<()> {
+        if !self.data_is_terminal {
+            return self.data.write_all(text.as_bytes());
+        }
+        text.lines().try_for_each(|line| writeln!(self.data, "{}", printable(line)))
+    }
+
+    /// A line about work that goes on: on a terminal it takes the place of the one before. `false` where there is no
+    /// terminal, and nothing was written.
+    pub fn progress(&mut self, text: &str) -> bool {
+        if self.messages_are_terminal && !self.quiet {
+            self.question(&format!("\r\x1b[K{}", printable(text)));
+        }
+        self.messages_are_terminal
+    }
+
+    /// The end of a line of progress.
+    pub fn progress_done(&mut self) {
+        if self.messages_are_terminal && !self.quiet {
+            self.question("\n");
+        }
     }
 
     /// A list, with the columns that its first item suggests.
@@ -94,6 +136,11 @@ impl Output {
     /// One line of data that is text in every format.
     pub fn line(&mut self, text: &str) -> io::Result<()> {
         writeln!(self.data, "{text}")?;
+        self.data.flush()
+    }
+
+    /// Everything printed so far leaves this process.
+    pub fn flush(&mut self) -> io::Result<()> {
         self.data.flush()
     }
 
@@ -136,6 +183,11 @@ pub struct Rows<'a> {
 const LOOK_AHEAD: usize = 200;
 
 impl Rows<'_> {
+    /// Columns for a list whose columns only its first row tells.
+    pub fn columns(&mut self, columns: Vec<Column>) {
+        self.columns = columns;
+    }
+
     /// The next row.
     pub fn push(&mut self, row: Value) -> io::Result<()> {
         let text = if self.out.format == Format::Table { String::new() } else { row.to_string() };
@@ -159,6 +211,16 @@ impl Rows<'_> {
                 self.printed += 1;
                 // A line end between two members is the only one a JSON text can have, and means nothing there.
                 writeln!(self.out.data, "{}", text.replace(['\n', '\r'], " "))
+            }
+            Format::Csv => {
+                if self.printed == 0 {
+                    let titles: Vec<String> = self.columns.iter().map(Column::name).collect();
+                    self.out.csv(&csv_line(&titles)?)?;
+                }
+                self.printed += 1;
+                let cells = self.columns.iter().map(|column| row.pointer(&column.pointer).unwrap_or(&Value::Null));
+                let cells: Vec<String> = cells.map(plain).collect();
+                self.out.csv(&csv_line(&cells)?)
             }
         }
     }
@@ -256,21 +318,40 @@ fn cell(value: &Value) -> String {
     }
 }
 
+/// A value as CSV holds it: nothing for `null`, other than for a table.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn csv_line(cells: &[String]) -> io::Result<String> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    writer.write_record(cells)?;
+    let bytes = writer.into_inner().map_err(|error| io::Error::other(error.to_string()))?;
+    String::from_utf8(bytes).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+/// Members of an object that hold no others, with dotted names.
+fn flatten<'v>(prefix: &str, value: &'v Value, into: &mut Vec<(String, &'v Value)>) {
+    match value {
+        Value::Object(members) if !members.is_empty() => {
+            for (name, value) in members {
+                let dot = if prefix.is_empty() { "" } else { "." };
+                flatten(&format!("{prefix}{dot}{}", printable(name)), value, into);
+            }
+        }
+        other => into.push((prefix.to_owned(), other)),
+    }
+}
+
 /// Every member of an object, nested ones with dotted names, one per line.
 fn members(value: &Value) -> String {
-    fn flatten(prefix: &str, value: &Value, into: &mut Vec<(String, String)>) {
-        match value {
-            Value::Object(members) if !members.is_empty() => {
-                for (name, value) in members {
-                    let dot = if prefix.is_empty() { "" } else { "." };
-                    flatten(&format!("{prefix}{dot}{}", printable(name)), value, into);
-                }
-            }
-            other => into.push((prefix.to_owned(), cell(other))),
-        }
-    }
-    let mut lines = Vec::new();
-    flatten("", value, &mut lines);
+    let mut flat = Vec::new();
+    flatten("", value, &mut flat);
+    let lines: Vec<(String, String)> = flat.into_iter().map(|(name, value)| (name, cell(value))).collect();
     let width = lines.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
     lines.into_iter().map(|(name, text)| aligned(&[name, text], &[width, 0]) + "\n").collect()
 }
@@ -322,7 +403,17 @@ pub(super) mod tests {
     pub fn output(format: Format) -> (Output, Seen, Seen) {
         let (data, messages) = (Seen::default(), Seen::default());
         let (a, b) = (Box::new(data.clone()), Box::new(messages.clone()));
-        (Output { format, quiet: false, bold_data: false, bold_messages: false, data: a, messages: b }, data, messages)
+        let out = Output {
+            format,
+            quiet: false,
+            bold_data: false,
+            bold_messages: false,
+            data_is_terminal: false,
+            messages_are_terminal: false,
+            data: a,
+            messages: b,
+        };
+        (out, data, messages)
     }
 
     #[test]
@@ -332,6 +423,7 @@ pub(super) mod tests {
             (Format::Table, "ID    N\na     1\nlong  -\n"),
             (Format::Json, "[\n{\"id\":\"a\",\"n\":1,\"o\":{}},\n{\"id\":\"long\",\"n\":null}\n]\n"),
             (Format::Ndjson, "{\"id\":\"a\",\"n\":1,\"o\":{}}\n{\"id\":\"long\",\"n\":null}\n"),
+            (Format::Csv, "id,n\na,1\nlong,\n"),
         ] {
             let (mut out, data, _) = output(format);
             out.items(items()).unwrap();

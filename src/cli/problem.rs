@@ -18,12 +18,18 @@ pub struct Problem {
     pub title: String,
     /// More about this case.
     pub detail: String,
+    /// More, where a query or filter is at fault.
+    pub message: String,
+    /// What to do.
+    pub hint: String,
     /// Everything that is wrong, at once.
     pub errors: Vec<Fault>,
     /// Names the request in the server's log.
     pub request_id: String,
     /// Page that explains the code.
     pub docs: String,
+    /// What a projection stopped at.
+    pub cause: serde_json::Value,
     /// When to try again, from `Retry-After`.
     #[serde(skip)]
     pub retry_after: Option<String>,
@@ -33,6 +39,8 @@ pub struct Problem {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Fault {
+    /// Stable code.
+    pub code: String,
     /// Where.
     pub pointer: String,
     /// What.
@@ -60,8 +68,11 @@ impl std::fmt::Display for Problem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let known = if self.code.is_empty() { String::new() } else { format!(" ({}, {})", self.code, self.status) };
         f.write_str(&printable(&format!("{}{known}", self.title)))?;
-        if !self.detail.is_empty() {
-            write!(f, "\n  {}", printable(&self.detail))?;
+        for text in [&self.detail, &self.message].into_iter().filter(|text| !text.is_empty()) {
+            write!(f, "\n  {}", printable(text))?;
+        }
+        if !self.hint.is_empty() {
+            write!(f, "\n  hint: {}", printable(&self.hint))?;
         }
         for fault in &self.errors {
             let gap = if fault.pointer.is_empty() { "" } else { "  " };
@@ -69,6 +80,11 @@ impl std::fmt::Display for Problem {
             if let Some(hint) = &fault.hint {
                 write!(f, "\n    hint: {}", printable(hint))?;
             }
+        }
+        if let Some(why) = self.cause.get("message").and_then(serde_json::Value::as_str) {
+            let position = self.cause.get("position").unwrap_or(&serde_json::Value::Null);
+            let code = self.cause.get("code").and_then(serde_json::Value::as_str).unwrap_or_default();
+            write!(f, "\n  stopped at position {position}: {} ({})", printable(why), printable(code))?;
         }
         if let Some(seconds) = &self.retry_after {
             write!(f, "\n  try again in {} s", printable(seconds))?;

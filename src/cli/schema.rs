@@ -71,6 +71,12 @@ pub async fn run(command: Command, context: &mut Context) -> Result<(), Failure>
 
 /// Prints every page of a list.
 pub(super) async fn list(context: &mut Context, path: &str) -> Result<(), Failure> {
+    let items = pages(context, path).await?;
+    Ok(context.out.items(items)?)
+}
+
+/// The items of every page of a list.
+pub(super) async fn pages(context: &mut Context, path: &str) -> Result<Vec<Value>, Failure> {
     let mut items = Vec::new();
     let mut cursor = None;
     loop {
@@ -83,7 +89,7 @@ pub(super) async fn list(context: &mut Context, path: &str) -> Result<(), Failur
         let next = answer.get("next").and_then(Value::as_str).map(str::to_owned);
         // A cursor that leads to itself would be followed for ever.
         if next.is_none() || next == cursor {
-            return Ok(context.out.items(items)?);
+            return Ok(items);
         }
         cursor = next;
     }

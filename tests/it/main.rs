@@ -17,6 +17,7 @@ mod append_personal;
 mod architecture;
 mod attack;
 mod child;
+mod cli_projections;
 mod conformance;
 mod crash;
 mod erased_valid;

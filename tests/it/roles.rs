@@ -65,6 +65,19 @@ fn table(request: &str, subject: &str, digest: &str) -> Vec<Row> {
         row("-yyyyy", "GET", "/v1/categories", "", n.clone(), &[200]),
         row("-yyyyy", "GET", "/v1/categories/{category}", "/v1/categories/matrix", n.clone(), &[200]),
         row("-----y", "PUT", "/v1/categories/{category}", "/v1/categories/other", json!({}), &[200]),
+        row("yyyyyy", "GET", "/v1/projections", "", n.clone(), &[200]),
+        row("-----y", "PUT", "/v1/projections/{name}", "/v1/projections/matrix_other", view("matrix_other"), &[201]),
+        row("yyyyyy", "GET", "/v1/projections/{name}", "/v1/projections/matrix_rows", n.clone(), &[200]),
+        row("-yyy--", "POST", "/v1/projections/previews", "", json!({"definition": view("matrix_tried")}), &[200]),
+        row("yyyyy-", "GET", "/v1/projections/{name}/rows", "/v1/projections/matrix_rows/rows", n.clone(), &[200]),
+        row("yyyyy-", "GET", "/v1/projections/{name}/rows/{key}", &format!("/v1/projections/matrix_rows/rows/{NO_ROW}"), n.clone(), &[404]),
+        row("yyyyy-", "POST", "/v1/projections/{name}/queries", "/v1/projections/matrix_rows/queries", json!({}), &[200]),
+        row("yyyyyy", "GET", "/v1/projections/{name}/status", "/v1/projections/matrix_rows/status", n.clone(), &[200]),
+        row("yyyyyy", "GET", "/v1/projections/{name}/parked", "/v1/projections/matrix_rows/parked", n.clone(), &[200]),
+        row("-----y", "POST", "/v1/projections/{name}/rebuilds", "/v1/projections/matrix_rows/rebuilds", n.clone(), &[202]),
+        row("-----y", "POST", "/v1/projections/{name}/pauses", "/v1/projections/matrix_rows/pauses", n.clone(), &[204]),
+        row("-----y", "DELETE", "/v1/projections/{name}/pauses", "/v1/projections/matrix_rows/pauses", n.clone(), &[204]),
+        row("-----y", "DELETE", "/v1/projections/{name}", "/v1/projections/matrix_other", n.clone(), &[204]),
         row("y--y--", "POST", "/v1/forget-requests", "", ask("p1"), &[201]),
         row("---yyy", "GET", "/v1/forget-requests", "", n.clone(), &[200]),
         row("h--yyy", "GET", "/v1/forget-requests/{id}", &one, n.clone(), &[200]),
@@ -100,6 +113,15 @@ fn schema() -> Value {
             "phone": {"type": "string", "x-personal-data": {"subject": "person", "purposes": ["marketing"]}}}})
 }
 
+/// The key of no row.
+const NO_ROW: &str = "k_00000000000000000000000000000000";
+
+fn view(name: &str) -> Value {
+    json!({"projection": name, "version": 1, "from": {"types": ["matrix"]}, "key": {"person": "subject.person"},
+        "columns": {"name": "string", "phone": "string"},
+        "handle": {"matrix": {"upsert": {"name": "data.name", "phone": "coalesce(data.?phone, '')"}}}})
+}
+
 /// The schema with one mark less: what only an officer may register.
 fn unmarked() -> Value {
     let mut schema = schema();
@@ -120,6 +142,7 @@ impl Shop {
         let shop = Self { server, admin };
         let admin = &shop.admin;
         shop.call(Some(admin), "POST", "/v1/schemas/matrix/versions", &[], &schema()).await.expect(201);
+        shop.call(Some(admin), "PUT", "/v1/projections/matrix_rows", &[], &view("matrix_rows")).await.expect(201);
         shop
     }
 
@@ -269,6 +292,17 @@ async fn scopes_of_keys_hold() {
     let (typed, _) = shop.issue("reader", &json!({"types": ["unlike"]})).await;
     assert_eq!(shop.get(&typed, "/v1/events").await.expect(200).json()["items"], json!([]));
     shop.get(&typed, "/v1/events?types=matrix").await.expect(403);
+    // A view of every category is more than a key for one of them may see; a view of its types is what a key may see.
+    for (scope, status) in [
+        (json!({"categories": ["matrix"]}), 403),
+        (json!({"types": ["unlike"]}), 403),
+        (json!({"types": ["matrix"]}), 200),
+    ] {
+        let (key, _) = shop.issue("reader", &scope).await;
+        for path in ["", "/rows", "/status", "/parked"] {
+            shop.get(&key, &format!("/v1/projections/matrix_rows{path}")).await.expect(status);
+        }
+    }
     // Purposes.
     let path = "/v1/streams/matrix-1/events";
     let shown = |reply: Reply| {
@@ -335,6 +369,7 @@ async fn admin_never_reads_personal_data() {
         }
         let path = template.replace("{stream}", "matrix-1").replace("{type}", "matrix").replace("{version}", "1");
         let path = path.replace("{category}", "matrix").replace("{id}", "x");
+        let path = path.replace("{name}", "matrix_rows").replace("{key}", NO_ROW);
         for headers in [&[][..], &[("oubliette-purpose", "crm"), ("oubliette-reason", "curious")][..]] {
             let text = shop.call(Some(&admin), "GET", &path, headers, &Value::Null).await.text();
             assert!(!text.contains("Zebedee") && !text.contains("person-77"), "{path}: {text}");

@@ -1,4 +1,4 @@
-//! The tutorial of the README, run as it is printed.
+//! The tutorials, run as they are printed: the README's and the one that builds a CRM.
 //!
 //! Every ```` ```bash ```` block between the markers is one script, run in order in one directory. A line that begins
 //! with `#> ` is a regular expression (or a plain text) that the output of its block must contain. The server of the
@@ -72,9 +72,18 @@ fn found(expected: &str, output: &str) -> bool {
 
 #[test]
 fn the_tutorial_of_the_readme_runs() {
+    runs("README.md");
+}
+
+#[test]
+fn the_tutorial_of_the_crm_runs() {
+    runs("docs/projections/tutorial-crm.md");
+}
+
+fn runs(page: &str) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let readme = std::fs::read_to_string(root.join("README.md")).expect("there is a README.md");
-    let blocks = blocks(&readme);
+    let page = std::fs::read_to_string(root.join(page)).unwrap_or_else(|error| panic!("{page}: {error}"));
+    let blocks = blocks(&page);
     let steps: Vec<_> = blocks.iter().filter(|block| !starts_the_server(block)).collect();
     assert!(!steps.is_empty(), "the tutorial has no steps between {BEGIN} and {END}");
     assert!(steps.iter().any(|block| !block.expected.is_empty()), "no step says what it shows");

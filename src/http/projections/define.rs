@@ -17,7 +17,7 @@ use crate::projection::query::{Live, RowQuery};
 
 /// Makes or changes a definition. A changed one is computed beside the one that answers and takes over when it has
 /// caught up; its `version` must be greater.
-#[utoipa::path(put, path = "/v1/projections/{name}", operation_id = "define_projection", tag = "projections",
+#[utoipa::path(put, operation_id = "put_projection", path = "/v1/projections/{name}", tag = "projections",
     params(("name" = String, Path, description = "Name of the projection or fold")),
     request_body(content = String, content_type = "application/yaml", description = "The definition, YAML or JSON"),
     responses((status = 201, description = "Made", body = Value), (status = 200, description = "Changed, or as it was", body = Value),
@@ -111,7 +111,7 @@ fn trace(app: &Shared, definition: &Definition) -> Lineage {
 }
 
 /// All definitions.
-#[utoipa::path(get, path = "/v1/projections", operation_id = "list_projections", tag = "projections",
+#[utoipa::path(get, operation_id = "list_projections", path = "/v1/projections", tag = "projections",
     responses((status = 200, description = "Definitions", body = Value),
         (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json")))]
 pub async fn list(State(app): State<Shared>, caller: Caller, query: Query) -> Result<axum::Json<Value>, Problem> {
@@ -124,7 +124,7 @@ pub async fn list(State(app): State<Shared>, caller: Caller, query: Query) -> Re
 }
 
 /// One definition, with its lineage.
-#[utoipa::path(get, path = "/v1/projections/{name}", operation_id = "show_projection", tag = "projections",
+#[utoipa::path(get, operation_id = "show_projection", path = "/v1/projections/{name}", tag = "projections",
     params(("name" = String, Path, description = "Name of the projection or fold")),
     responses((status = 200, description = "The definition", body = Value),
         (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json")))]
@@ -144,7 +144,7 @@ pub async fn show(
 }
 
 /// Removes a definition and its rows. The events stay.
-#[utoipa::path(delete, path = "/v1/projections/{name}", operation_id = "remove_projection", tag = "projections",
+#[utoipa::path(delete, operation_id = "remove_projection", path = "/v1/projections/{name}", tag = "projections",
     params(("name" = String, Path, description = "Name of the projection or fold")),
     responses((status = 204, description = "Removed"),
         (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json")))]
@@ -168,7 +168,7 @@ pub async fn remove(
 }
 
 /// Tries a definition on stored events: its lineage, the rows it makes of them, and where it would stop. Nothing is kept.
-#[utoipa::path(post, path = "/v1/projections/previews", operation_id = "preview_projection", tag = "projections",
+#[utoipa::path(post, operation_id = "preview_projection", path = "/v1/projections/previews", tag = "projections",
     request_body = Value,
     responses((status = 200, description = "The preview", body = Value),
         (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json")))]

@@ -31,7 +31,7 @@ use crate::telemetry::ValueState;
 pub const LONGEST_WAIT: u64 = 30;
 
 /// Rows of a projection.
-#[utoipa::path(get, path = "/v1/projections/{name}/rows", operation_id = "projection_rows", tag = "projections",
+#[utoipa::path(get, operation_id = "list_rows", path = "/v1/projections/{name}/rows", tag = "projections",
     params(("name" = String, Path, description = "Name of the projection"),
         ("filter" = Option<String>, Query, description = "CEL over key parts and columns; never over personal ones"),
         ("sort" = Option<String>, Query, description = "Columns, `-` for descending: `-next_meeting_at,name`"),
@@ -65,7 +65,7 @@ pub async fn rows(
 }
 
 /// The same query in a body: for filters over personal columns, whose values do not belong in a URL.
-#[utoipa::path(post, path = "/v1/projections/{name}/queries", operation_id = "query_projection", tag = "projections",
+#[utoipa::path(post, operation_id = "query_rows", path = "/v1/projections/{name}/queries", tag = "projections",
     params(("name" = String, Path, description = "Name of the projection")),
     request_body = Value,
     responses((status = 200, description = "Rows", body = Value),
@@ -88,7 +88,7 @@ pub async fn query(
 }
 
 /// One row.
-#[utoipa::path(get, path = "/v1/projections/{name}/rows/{key}", operation_id = "projection_row", tag = "projections",
+#[utoipa::path(get, operation_id = "show_row", path = "/v1/projections/{name}/rows/{key}", tag = "projections",
     params(("name" = String, Path, description = "Name of the projection"),
         ("key" = String, Path, description = "The row's `_key`"),
         ("at_least" = Option<u64>, Query, description = "Wait until the event at this position was handled")),

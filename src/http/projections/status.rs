@@ -16,7 +16,7 @@ use crate::projection::engine::runner::{Cause, Status};
 use crate::projection::engine::{Projection, Running};
 
 /// Where a projection stands.
-#[utoipa::path(get, path = "/v1/projections/{name}/status", operation_id = "projection_status", tag = "projections",
+#[utoipa::path(get, operation_id = "projection_status", path = "/v1/projections/{name}/status", tag = "projections",
     params(("name" = String, Path, description = "Name of the projection")),
     responses((status = 200, description = "The status", body = Value),
         (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json")))]
@@ -88,7 +88,7 @@ fn diff(diff: &Diff) -> Value {
 }
 
 /// Computes a projection anew from the first event, beside the one that answers.
-#[utoipa::path(post, path = "/v1/projections/{name}/rebuilds", operation_id = "rebuild_projection", tag = "projections",
+#[utoipa::path(post, operation_id = "rebuild_projection", path = "/v1/projections/{name}/rebuilds", tag = "projections",
     params(("name" = String, Path, description = "Name of the projection")),
     responses((status = 202, description = "Begun; see the status", body = Value),
         (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json")))]
@@ -113,7 +113,7 @@ pub async fn rebuild(
 }
 
 /// Stops a projection until it is resumed. Whoever waits for it is told so.
-#[utoipa::path(post, path = "/v1/projections/{name}/pauses", operation_id = "pause_projection", tag = "projections",
+#[utoipa::path(post, operation_id = "pause_projection", path = "/v1/projections/{name}/pauses", tag = "projections",
     params(("name" = String, Path, description = "Name of the projection")),
     responses((status = 204, description = "Paused"),
         (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json")))]
@@ -127,7 +127,7 @@ pub async fn pause(
 }
 
 /// Resumes a projection; one that stopped at an event tries again.
-#[utoipa::path(delete, path = "/v1/projections/{name}/pauses", operation_id = "resume_projection", tag = "projections",
+#[utoipa::path(delete, operation_id = "resume_projection", path = "/v1/projections/{name}/pauses", tag = "projections",
     params(("name" = String, Path, description = "Name of the projection")),
     responses((status = 204, description = "Resumed"),
         (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json")))]
@@ -163,7 +163,7 @@ async fn decide(
 }
 
 /// Events that could not be handled and were put aside (`on_error: park`): where and why, never what.
-#[utoipa::path(get, path = "/v1/projections/{name}/parked", operation_id = "parked_events", tag = "projections",
+#[utoipa::path(get, operation_id = "list_parked_events", path = "/v1/projections/{name}/parked", tag = "projections",
     params(("name" = String, Path, description = "Name of the projection"),
         ("after" = Option<u64>, Query, description = "Only later positions"),
         ("limit" = Option<u64>, Query, description = "Most entries")),
