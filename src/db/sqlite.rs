@@ -49,7 +49,7 @@ impl SqliteDb {
                 while let Some(command) = inbox.blocking_recv() {
                     match command {
                         Command::Transact(statements, reply) => {
-                            drop(reply.send(transact(&mut connection, &statements)))
+                            drop(reply.send(transact(&mut connection, &statements)));
                         }
                         Command::Close(reply) => {
                             drop(connection);

@@ -110,7 +110,8 @@ impl Wishes {
         for (number, (job, visit, at, person)) in self.events.clone().into_iter().enumerate() {
             let who = format!("p{person}");
             if !self.forgotten.contains(&person) {
-                let id = uuid::Uuid::from_u128(u128::from(job) << 8 | u128::from(visit) | 0x5000_0000 << 64).to_string();
+                let id =
+                    uuid::Uuid::from_u128(u128::from(job) << 8 | u128::from(visit) | 0x5000_0000 << 64).to_string();
                 let name = format!("{VALUE} {job}/{visit}");
                 let data = json!({"job": format!("j{job}"), "person": who, "at": at, "name": name});
                 let event = json!({"type": "job-noted", "id": id, "data": data});

@@ -63,12 +63,11 @@ pub async fn diff(name: &str, context: &mut Context) -> Result<(), Failure> {
         }
         return Ok(context.out.line(&printable(&line(name, rebuild)))?);
     }
-    match status.get("last_rebuild").filter(|diff| diff.is_object()) {
-        Some(_) => summary(&status, context),
-        None => {
-            context.out.message("not rebuilt since the server was started");
-            Ok(())
-        }
+    if status.get("last_rebuild").filter(|diff| diff.is_object()).is_some() {
+        summary(&status, context)
+    } else {
+        context.out.message("not rebuilt since the server was started");
+        Ok(())
     }
 }
 

@@ -53,9 +53,9 @@ async fn every(files: &[PathBuf], out: &mut Output) -> Result<(), Failure> {
         for case in case::read(file)? {
             let failures = case.run().await?;
             if failures.is_empty() {
-                passed += 1
+                passed += 1;
             } else {
-                failed += 1
+                failed += 1;
             }
             report(file, &case, &failures, out)?;
         }

@@ -50,11 +50,11 @@ impl Emitter {
             let (mut rows, _, _) =
                 batch::load(parts, definition, id, timers.iter().map(|(key, _)| *key).collect()).await?;
             for (key, at) in timers {
-                if let Some(row) = rows.remove(&key) {
-                    if let Some((code, message)) = self.one(parts, definition, due, (key, at), &row).await? {
-                        tracing::warn!(projection = %definition.name, code, "a due event cannot be emitted");
-                        parts.store.park(id, row.position, code, message).await?;
-                    }
+                if let Some(row) = rows.remove(&key)
+                    && let Some((code, message)) = self.one(parts, definition, due, (key, at), &row).await?
+                {
+                    tracing::warn!(projection = %definition.name, code, "a due event cannot be emitted");
+                    parts.store.park(id, row.position, code, message).await?;
                 }
                 crate::crash::point("projection.after-emit");
                 parts.store.gone_off(id, key, at).await?;

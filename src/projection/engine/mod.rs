@@ -223,16 +223,15 @@ impl Projections {
                 let definition = defined.version(&generation.digest).cloned();
                 definition.map(|definition| (definition, generation))
             });
-            let (definition, generation) = match known {
-                Some(known) => known,
-                None => {
-                    let answers = |state| matches!(state, GenerationState::Live | GenerationState::Shadow);
-                    for stale in stored.iter().filter(|g| g.name == name && answers(g.state)) {
-                        self.parts.store.drop_generation(stale.id).await?;
-                    }
-                    let generation = self.begin(defined, GenerationState::Live).await?;
-                    (Arc::clone(&defined.current), generation)
+            let (definition, generation) = if let Some(known) = known {
+                known
+            } else {
+                let answers = |state| matches!(state, GenerationState::Live | GenerationState::Shadow);
+                for stale in stored.iter().filter(|g| g.name == name && answers(g.state)) {
+                    self.parts.store.drop_generation(stale.id).await?;
                 }
+                let generation = self.begin(defined, GenerationState::Live).await?;
+                (Arc::clone(&defined.current), generation)
             };
             entry.live = Some(self.start(definition, generation, defined.paused));
             self.changed.send_modify(|count| *count += 1);

@@ -251,7 +251,7 @@ impl World {
                 if (at_end || stopped) && status["rebuild"].is_null() && (!wanted || stopped) {
                     break;
                 }
-                assert!(began.elapsed() < Duration::from_secs(180), "{}: {status}", attempt.name);
+                assert!(began.elapsed() < Duration::from_mins(3), "{}: {status}", attempt.name);
                 tokio::time::sleep(Duration::from_millis(30)).await;
             }
         }

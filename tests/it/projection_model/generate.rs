@@ -157,9 +157,10 @@ fn definition(kinds: Vec<Kind>) -> impl Strategy<Value = Definition> {
 fn happening(kinds: usize) -> impl Strategy<Value = Happening> {
     let present = prop::collection::vec(prop::bool::weighted(0.7), 6);
     let public = (0..3_usize, 0..3_usize, 0..2_usize, any::<bool>(), 0..6_i64);
-    let append = (0..kinds, 0..PEOPLE, 0..PEOPLE, public, present).prop_map(|(kind, a, b, (k, k2, m, flag, n), present)| {
-        Happening::Append { kind, a, b, k, k2, m, flag, n, present }
-    });
+    let append =
+        (0..kinds, 0..PEOPLE, 0..PEOPLE, public, present).prop_map(|(kind, a, b, (k, k2, m, flag, n), present)| {
+            Happening::Append { kind, a, b, k, k2, m, flag, n, present }
+        });
     let scope = prop::sample::select(vec![None, None, Some("general"), Some("billing"), Some("marketing")]);
     let forget = (0..PEOPLE, scope).prop_map(|(person, purpose)| Happening::Forget { person, purpose });
     prop_oneof![

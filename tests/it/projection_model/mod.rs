@@ -87,11 +87,7 @@ impl<'a> Run<'a> {
         Ok(true)
     }
 
-    async fn until(
-        &self,
-        what: &str,
-        done: impl Fn(&oubliette::projection::engine::Projection) -> bool,
-    ) -> Checked {
+    async fn until(&self, what: &str, done: impl Fn(&oubliette::projection::engine::Projection) -> bool) -> Checked {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
             if self.server.app.projections.get(&self.name()).await.is_some_and(|projection| done(&projection)) {

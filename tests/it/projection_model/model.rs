@@ -57,7 +57,10 @@ pub struct Event {
 pub enum Fact {
     Event(Event),
     /// A purpose up to a generation, or everything.
-    Forgotten { person: Person, scope: Option<(&'static str, usize)> },
+    Forgotten {
+        person: Person,
+        scope: Option<(&'static str, usize)>,
+    },
 }
 
 /// Why an event is put aside.
@@ -162,9 +165,8 @@ impl<'d> Fold<'d> {
                 return Ok(());
             }
         }
-        let wide = |cell: &Cell| {
-            cell.owners.len() > 8 || cell.owners.iter().map(|way| way.1.len()).max().unwrap_or(0) > 16
-        };
+        let wide =
+            |cell: &Cell| cell.owners.len() > 8 || cell.owners.iter().map(|way| way.1.len()).max().unwrap_or(0) > 16;
         if rows.values().flat_map(|row| &row.contents).flat_map(cells).any(wide) {
             return Err(TooWide);
         }
