@@ -27,12 +27,35 @@ pub enum Format {
 pub struct Output {
     format: Format,
     quiet: bool,
-    bold_data: bool,
-    bold_messages: bool,
-    data_is_terminal: bool,
-    messages_are_terminal: bool,
+    data_is: Sink,
+    messages_are: Sink,
     data: Box<dyn Write>,
     messages: Box<dyn Write>,
+}
+
+/// What stands at the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sink {
+    /// A file or another program.
+    Plain,
+    /// A terminal that shall not be coloured.
+    Terminal,
+    /// A terminal.
+    Coloured,
+}
+
+impl Sink {
+    fn of(stream: &impl IsTerminal, colour: bool) -> Self {
+        match (stream.is_terminal(), colour) {
+            (false, _) => Self::Plain,
+            (true, false) => Self::Terminal,
+            (true, true) => Self::Coloured,
+        }
+    }
+
+    fn is_terminal(self) -> bool {
+        self != Self::Plain
+    }
 }
 
 /// A column of a table: its title, and the JSON Pointer of its cells.
@@ -63,10 +86,8 @@ impl Output {
         Self {
             format: format.unwrap_or(default),
             quiet,
-            bold_data: colour && out.is_terminal(),
-            bold_messages: colour && err.is_terminal(),
-            data_is_terminal: out.is_terminal(),
-            messages_are_terminal: err.is_terminal(),
+            data_is: Sink::of(&out, colour),
+            messages_are: Sink::of(&err, colour),
             data: Box::new(BufWriter::with_capacity(64 * 1024, out)),
             messages: Box::new(err),
         }
@@ -96,7 +117,7 @@ impl Output {
 
     /// Lines of CSV with their ends. What goes to a terminal may not steer it; what goes elsewhere stays as it is.
     pub fn csv(&mut self, text: &str) -> io::Result<()> {
-        if !self.data_is_terminal {
+        if !self.data_is.is_terminal() {
             return self.data.write_all(text.as_bytes());
         }
         text.lines().try_for_each(|line| writeln!(self.data, "{}", printable(line)))
@@ -105,15 +126,15 @@ impl Output {
     /// A line about work that goes on: on a terminal it takes the place of the one before. `false` where there is no
     /// terminal, and nothing was written.
     pub fn progress(&mut self, text: &str) -> bool {
-        if self.messages_are_terminal && !self.quiet {
+        if self.messages_are.is_terminal() && !self.quiet {
             self.question(&format!("\r\x1b[K{}", printable(text)));
         }
-        self.messages_are_terminal
+        self.messages_are.is_terminal()
     }
 
     /// The end of a line of progress.
     pub fn progress_done(&mut self) {
-        if self.messages_are_terminal && !self.quiet {
+        if self.messages_are.is_terminal() && !self.quiet {
             self.question("\n");
         }
     }
@@ -165,7 +186,7 @@ impl Output {
     /// Why the command failed.
     pub fn failure(&mut self, failure: &Failure) {
         let _ = self.data.flush();
-        let (start, end) = if self.bold_messages { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
+        let (start, end) = if self.messages_are == Sink::Coloured { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
         let _ = writeln!(self.messages, "{start}error:{end} {failure}");
     }
 }
@@ -268,7 +289,7 @@ impl Rows<'_> {
             };
             let widths: Vec<usize> = self.columns.iter().enumerate().map(|(i, c)| width(i, &c.title)).collect();
             let titles: Vec<String> = self.columns.iter().map(|column| column.title.clone()).collect();
-            let (start, end) = if self.out.bold_data { ("\x1b[1m", "\x1b[0m") } else { ("", "") };
+            let (start, end) = if self.out.data_is == Sink::Coloured { ("\x1b[1m", "\x1b[0m") } else { ("", "") };
             writeln!(self.out.data, "{start}{}{end}", aligned(&titles, &widths))?;
             self.widths = Some(widths);
         }
@@ -403,16 +424,8 @@ pub(super) mod tests {
     pub fn output(format: Format) -> (Output, Seen, Seen) {
         let (data, messages) = (Seen::default(), Seen::default());
         let (a, b) = (Box::new(data.clone()), Box::new(messages.clone()));
-        let out = Output {
-            format,
-            quiet: false,
-            bold_data: false,
-            bold_messages: false,
-            data_is_terminal: false,
-            messages_are_terminal: false,
-            data: a,
-            messages: b,
-        };
+        let out =
+            Output { format, quiet: false, data_is: Sink::Plain, messages_are: Sink::Plain, data: a, messages: b };
         (out, data, messages)
     }
 

@@ -21,6 +21,9 @@ use super::window::{self, Slice};
 use crate::clock::Millis;
 use crate::event::SubjectRef;
 
+/// A row's key and the parts it is made of.
+type Keyed = (RowKey, Map<String, Value>);
+
 /// Entry of what is public.
 const NOBODY: &str = "";
 
@@ -28,7 +31,7 @@ const NOBODY: &str = "";
 ///
 /// # Errors
 /// [`ApplyError`].
-pub fn keys(definition: &Definition, view: &EventView) -> Result<Vec<(RowKey, Map<String, Value>)>, ApplyError> {
+pub fn keys(definition: &Definition, view: &EventView) -> Result<Vec<Keyed>, ApplyError> {
     let Kind::Rows { key, window, .. } = &definition.kind else { return Ok(Vec::new()) };
     let parts = apply::key(key, view)?;
     let named = |parts: Map<String, Value>| (RowKey::of(definition.name.as_str(), &parts), parts);

@@ -150,10 +150,9 @@ pub fn handle<'r>(
             }
         };
         let outcome = match after.get(&id) {
-            None => Scene::new(definition, &parts, row_of(&id), view).act(action)?,
+            None | Some(Outcome::Unchanged) => Scene::new(definition, &parts, row_of(&id), view).act(action)?,
             Some(Outcome::Changed(row)) => Scene::new(definition, &parts, Some(row), view).act(action)?,
             Some(Outcome::Deleted) => Scene::new(definition, &parts, None, view).act(action)?,
-            Some(Outcome::Unchanged) => Scene::new(definition, &parts, row_of(&id), view).act(action)?,
         };
         if outcome != Outcome::Unchanged || !after.contains_key(&id) {
             after.insert(id, outcome);

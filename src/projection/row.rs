@@ -315,7 +315,7 @@ impl Row {
         for ((owners, has_value), cells) in &groups {
             for way in owners.alternatives() {
                 let sealed =
-                    *has_value && self.seal_slot(identity, slots.len() as u16, way, cells, keys, entropy, &mut blob)?;
+                    *has_value && Self::seal_slot(identity, slots.len() as u16, way, cells, keys, entropy, &mut blob)?;
                 let people: Vec<Value> = way.people.iter().map(|(s, g)| json!([s.to_string(), g])).collect();
                 let paths: Vec<&String> = cells.keys().collect();
                 slots.push(json!([way.purpose.as_str(), people, paths, u8::from(sealed)]));
@@ -342,9 +342,7 @@ impl Row {
     }
 
     /// Seals one slot if all its keys are alive; whether it did.
-    #[expect(clippy::too_many_arguments, reason = "everything an envelope is bound to")]
     fn seal_slot(
-        &self,
         identity: &RowIdentity<'_>,
         number: u16,
         way: &Alternative,
@@ -367,8 +365,8 @@ impl Row {
 }
 
 fn slots(stored: Option<Value>) -> Result<Vec<Slot>, CorruptRow> {
-    let Some(stored) = stored else { return Ok(Vec::new()) };
     type Raw = (String, Vec<(String, u32)>, Vec<String>, u8);
+    let Some(stored) = stored else { return Ok(Vec::new()) };
     let raw: Vec<Raw> = serde_json::from_value(stored).map_err(|_| CorruptRow)?;
     raw.into_iter()
         .map(|(purpose, people, paths, sealed)| {

@@ -37,7 +37,7 @@ pub enum Command {
     /// Try definitions on stored events and keep nothing: lineage, rows, where they would stop
     Preview(preview::Arguments),
     /// Query the rows of a projection
-    Query(query::Arguments),
+    Query(Box<query::Arguments>),
     /// Compute a projection anew from the first event; the present rows answer until it is done
     Rebuild(rebuild::Arguments),
     /// Say where projections stand: position, lag, why one does not move
@@ -79,7 +79,7 @@ pub async fn run(command: Command, context: &mut Context) -> Result<(), Failure>
         Command::Ls => ls(context).await,
         Command::Show { name } => show(&name, context).await,
         Command::Preview(arguments) => preview::run(arguments, context).await,
-        Command::Query(arguments) => query::run(arguments, context).await,
+        Command::Query(arguments) => query::run(*arguments, context).await,
         Command::Rebuild(arguments) => rebuild::run(&arguments, context).await,
         Command::Status { name } => status(name.as_deref(), context).await,
         Command::Diff { name } => rebuild::diff(&name, context).await,

@@ -63,7 +63,7 @@ pub async fn diff(name: &str, context: &mut Context) -> Result<(), Failure> {
         }
         return Ok(context.out.line(&printable(&line(name, rebuild)))?);
     }
-    if status.get("last_rebuild").filter(|diff| diff.is_object()).is_some() {
+    if status.get("last_rebuild").is_some_and(Value::is_object) {
         summary(&status, context)
     } else {
         context.out.message("not rebuilt since the server was started");

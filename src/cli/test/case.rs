@@ -77,7 +77,7 @@ pub fn read(file: &Path) -> Result<Vec<Case>, Failure> {
     for (index, value) in values(&input::file(&shown)?, &shown)?.into_iter().enumerate() {
         let wrong = |why: String| Failure::usage(format!("{shown}: test {}: {why}", index + 1));
         let mut case: Case = serde_json::from_value(value).map_err(|error| wrong(error.to_string()))?;
-        case.directory = file.parent().unwrap_or(Path::new("")).to_owned();
+        file.parent().unwrap_or(Path::new("")).clone_into(&mut case.directory);
         case.number = index + 1;
         for then in &case.then {
             let said = [then.rows.is_some(), then.includes.is_some(), then.refused.is_some(), then.stopped.is_some()];
@@ -142,7 +142,7 @@ impl Case {
             return Ok(failures);
         }
         for then in &self.then {
-            let wrong = then.check(refused.get(then.projection.as_str()), context).await?;
+            let wrong = then.check(refused.get(then.projection.as_str()).map(AsRef::as_ref), context).await?;
             failures.extend(wrong.into_iter().map(|why| format!("{}: {why}", then.projection)));
         }
         Ok(failures)
@@ -212,7 +212,7 @@ fn scope(given: &Map<String, Value>) -> Value {
 }
 
 impl Then {
-    async fn check(&self, refused: Option<&Box<Problem>>, context: &mut Context) -> Result<Vec<String>, Failure> {
+    async fn check(&self, refused: Option<&Problem>, context: &mut Context) -> Result<Vec<String>, Failure> {
         if let Some(code) = &self.refused {
             return Ok(match refused {
                 Some(problem) if is(problem, code) => Vec::new(),

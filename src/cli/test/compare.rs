@@ -53,8 +53,12 @@ fn missing(at: usize, row: &Value, found: &[Value], partners: &[Option<usize>], 
         None if found.is_empty() => text.push_str("\n  found    no rows"),
         None => text.push_str("\n  found    fewer rows"),
         Some(other) => {
-            text.push_str(&format!("\n  nearest  {}", brief(other)));
-            differences("", row, other).iter().for_each(|line| text.push_str(&format!("\n    {line}")));
+            text.push_str("\n  nearest  ");
+            text.push_str(&brief(other));
+            for line in differences("", row, other) {
+                text.push_str("\n    ");
+                text.push_str(&line);
+            }
         }
     }
     text
@@ -121,15 +125,15 @@ mod tests {
 
     use super::*;
 
-    fn of(expected: Value, found: Value, mode: Mode) -> Vec<String> {
+    fn of(expected: &Value, found: &Value, mode: Mode) -> Vec<String> {
         rows(expected.as_array().unwrap(), found.as_array().unwrap(), mode)
     }
 
     #[test]
     fn what_is_not_named_is_not_looked_at() {
         let found = json!([{"_key": "k_1", "name": "Ada", "n": 1.0, "tags": [{"a": 1, "b": 2}]}]);
-        assert!(of(json!([{"name": "Ada", "n": 1, "tags": [{"a": 1}]}]), found.clone(), Mode::All).is_empty());
-        let wrong = of(json!([{"name": "Bob", "city": "Oslo"}]), found, Mode::All);
+        assert!(of(&json!([{"name": "Ada", "n": 1, "tags": [{"a": 1}]}]), &found, Mode::All).is_empty());
+        let wrong = of(&json!([{"name": "Bob", "city": "Oslo"}]), &found, Mode::All);
         assert_eq!(wrong.len(), 1);
         assert!(wrong[0].contains("city: not there") && wrong[0].contains(r#"name: expected "Bob", found "Ada""#));
         assert!(!wrong[0].contains("k_1"));
@@ -139,16 +143,16 @@ mod tests {
     fn order_and_number() {
         let (one, two) = (json!({"n": 1}), json!({"n": 2}));
         let turned = json!([two, one]);
-        assert!(of(json!([one, two]), turned.clone(), Mode::All).is_empty());
-        assert_eq!(of(json!([one, two]), turned.clone(), Mode::Ordered).len(), 2);
-        assert_eq!(of(json!([one]), turned.clone(), Mode::All), [r#"unexpected row {"n":2}"#]);
-        assert!(of(json!([one]), turned.clone(), Mode::Some).is_empty());
-        assert_eq!(of(json!([one, one]), turned, Mode::Some).len(), 1);
+        assert!(of(&json!([one, two]), &turned, Mode::All).is_empty());
+        assert_eq!(of(&json!([one, two]), &turned, Mode::Ordered).len(), 2);
+        assert_eq!(of(&json!([one]), &turned, Mode::All), [r#"unexpected row {"n":2}"#]);
+        assert!(of(&json!([one]), &turned, Mode::Some).is_empty());
+        assert_eq!(of(&json!([one, one]), &turned, Mode::Some).len(), 1);
     }
 
     #[test]
     fn a_row_is_left_to_whoever_needs_it() {
         let found = json!([{"a": 1, "b": 1}, {"a": 1, "b": 2}]);
-        assert!(of(json!([{"a": 1}, {"b": 1}]), found, Mode::All).is_empty());
+        assert!(of(&json!([{"a": 1}, {"b": 1}]), &found, Mode::All).is_empty());
     }
 }

@@ -201,16 +201,15 @@ enum Format {
 
 fn format(headers: &HeaderMap) -> Format {
     let accepted = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let named = accepted.split(',').filter_map(|part| part.split(';').next()).map(str::trim);
+    let mut named = accepted.split(',').filter_map(|part| part.split(';').next()).map(str::trim);
     named
-        .filter_map(|media| match media {
+        .find_map(|media| match media {
             "application/json" => Some(Format::Json),
             "application/x-ndjson" => Some(Format::Ndjson),
             "text/csv" => Some(Format::Csv),
             "text/event-stream" => Some(Format::Sse),
             _ => None,
         })
-        .next()
         .unwrap_or(Format::Json)
 }
 

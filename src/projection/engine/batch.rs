@@ -193,10 +193,8 @@ pub async fn run(
     }
     // A forget that fences after this line waits for the lease, one that fenced before it is in the snapshot.
     let lease = parts.leases.begin();
-    let slice = match sources::next(parts.log.as_ref(), &definition.from, cursor, limit, MOST_BYTES).await? {
-        None => return Ok(Progress::Idle),
-        Some(slice) => slice,
-    };
+    let slice = sources::next(parts.log.as_ref(), &definition.from, cursor, limit, MOST_BYTES).await?;
+    let Some(slice) = slice else { return Ok(Progress::Idle) };
     let done = match slice {
         Slice::Erasure { position, subject, scope } => {
             super::erasure::run(parts, definition, id, cursor, position, (subject, &scope)).await

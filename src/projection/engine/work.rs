@@ -217,13 +217,17 @@ pub async fn expire(
     let over: Vec<RowKey> = parts.store.due(id, now, 1000).await?.into_iter().map(|(key, _)| key).collect();
     let over: Vec<RowKey> = over.into_iter().filter(|key| !work.holds(key)).collect();
     let (rows, _, _) = super::batch::load(parts, definition, id, over).await?;
-    rows.into_iter().for_each(|(key, row)| work.remove(key, row));
+    for (key, row) in rows {
+        work.remove(key, row);
+    }
     let expired: Vec<(RowKey, Row)> = work
         .after
         .iter()
         .filter_map(|(key, row)| Some((*key, row.clone()?)))
         .filter(|(_, row)| timer(definition, row).is_some_and(|until| until.0 <= now.0))
         .collect();
-    expired.into_iter().for_each(|(key, row)| work.remove(key, row));
+    for (key, row) in expired {
+        work.remove(key, row);
+    }
     Ok(())
 }

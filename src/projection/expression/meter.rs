@@ -59,6 +59,11 @@ pub(super) fn install(context: &mut Context<'_, '_>, patterns: &Arc<[Regex]>) {
     let over: Function = Box::new(move |call| over(call, &counts));
     add(context, "@charge", charge);
     add(context, "@over", over);
+    let addend: Function = Box::new(|call| {
+        let term = call.args.pop().ok_or(ExecutionError::MissingArgumentOrTarget)?;
+        if term.downcast_ref::<CelMap>().is_some() { Err(wrong_types("_+_", &[term])) } else { Ok(term) }
+    });
+    add(context, "@addend", addend);
     let counts = meter.clone();
     add(context, "@replace", Box::new(move |call| replace(&call.args, &counts)));
     let counts = meter;
@@ -152,8 +157,17 @@ fn call(id: u64, mut call: CallExpr) -> IdedExpr {
         call.target = call.target.map(|target| Box::new(value(*target)));
     }
     call.args = call.args.into_iter().map(value).collect();
+    if call.func_name == operators::ADD && !appends {
+        call.args =
+            call.args.into_iter().enumerate().map(|(n, term)| if n == 1 { addend(term) } else { term }).collect();
+    }
     let syntax = IdedExpr { id, expr: Expr::Call(call) };
     if makes { charged(syntax) } else { syntax }
+}
+
+/// The interpreter adds the keys of a map to a list, in any order; the language has no such sum.
+fn addend(syntax: IdedExpr) -> IdedExpr {
+    internal(syntax.id, "@addend", vec![syntax])
 }
 
 fn comprehension(id: u64, mut node: ComprehensionExpr) -> ComprehensionExpr {

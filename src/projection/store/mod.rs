@@ -80,6 +80,9 @@ pub struct RawRow {
     pub position: u64,
 }
 
+/// An entry of an index: the index's number, and what the row is found by.
+pub type Entry = (i64, Vec<u8>);
+
 /// What becomes of one row.
 #[derive(Debug, Default)]
 pub struct RowWrite {
@@ -88,7 +91,7 @@ pub struct RowWrite {
     /// Who owns a cell now, and who did before.
     pub owners: (Vec<SubjectRef>, Vec<SubjectRef>),
     /// Index entries now, and before: number and entry.
-    pub entries: (Vec<(i64, Vec<u8>)>, Vec<(i64, Vec<u8>)>),
+    pub entries: (Vec<Entry>, Vec<Entry>),
     /// When its timer goes off; `None` leaves it without one.
     pub timer: Option<Millis>,
 }
@@ -324,7 +327,7 @@ impl Store {
     /// # Errors
     /// [`DbError`].
     pub async fn count(&self, id: GenerationId) -> Result<u64, DbError> {
-        number(self.0.query("select count(*) from projection_rows where generation = $1", vec![id.0.into()]).await?)
+        number(&self.0.query("select count(*) from projection_rows where generation = $1", vec![id.0.into()]).await?)
     }
 
     /// Number of rows of live generations in which a person owns a cell.
@@ -334,7 +337,7 @@ impl Store {
     pub async fn count_of(&self, subject: SubjectRef) -> Result<u64, DbError> {
         let sql = "select count(*) from row_owners o join generations g on g.id = o.generation
                    where o.subject = $1 and g.state = 'live'";
-        number(self.0.query(sql, vec![subject.0.as_slice().into()]).await?)
+        number(&self.0.query(sql, vec![subject.0.as_slice().into()]).await?)
     }
 
     /// Lands a batch.
@@ -401,7 +404,7 @@ fn generation(row: &[Value]) -> Option<Generation> {
     })
 }
 
-fn number(rows: Rows) -> Result<u64, DbError> {
+fn number(rows: &Rows) -> Result<u64, DbError> {
     let first = rows.first().and_then(|row| row.first()).and_then(Value::int);
     first.map(|n| n as u64).ok_or(DbError::Corrupt { table: "projection_rows" })
 }

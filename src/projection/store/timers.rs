@@ -80,7 +80,7 @@ impl Store {
     /// # Errors
     /// [`DbError`].
     pub async fn parked_count(&self, id: GenerationId) -> Result<u64, DbError> {
-        number(self.0.query("select count(*) from parked_events where generation = $1", vec![id.0.into()]).await?)
+        number(&self.0.query("select count(*) from parked_events where generation = $1", vec![id.0.into()]).await?)
     }
 }
 

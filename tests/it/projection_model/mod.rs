@@ -430,18 +430,18 @@ async fn all(cases: u32) {
     let config = Config { cases, failure_persistence: None, max_shrink_iters: 80, ..Config::default() };
     let mut runner = TestRunner::new(config);
     let run = || {
-        runner.run(&generate::case(), |case| {
+        let found = runner.run(&generate::case(), |case| {
             let number = tried.fetch_add(1, Ordering::Relaxed);
             if handle.block_on(one(&server, &keys, number, &case))? {
                 taken.fetch_add(1, Ordering::Relaxed);
             }
             Ok(())
-        })
+        });
+        if let Err(error) = found {
+            panic!("{error}");
+        }
     };
-    let found = tokio::task::block_in_place(run);
-    if let Err(error) = found {
-        panic!("{error}");
-    }
+    tokio::task::block_in_place(run);
     let (tried, taken) = (tried.into_inner(), taken.into_inner());
     assert!(taken * 2 >= tried, "only {taken} of {tried} generated definitions were accepted: the test says little");
 }

@@ -72,7 +72,6 @@ impl Player<'_> {
 
     async fn line(&mut self, line: &Line, mode: Mode) {
         match line {
-            Line::Clock { .. } => {}
             Line::Advance { advance } => self.clock.advance(duration::parse(advance).expect("a duration")),
             Line::Append { stream, events, refused } => self.append(stream, events, refused.as_deref()).await,
             Line::Canaries { canaries } => canaries.iter().for_each(|value| self.server.canary(value)),
@@ -87,7 +86,7 @@ impl Player<'_> {
             }
             Line::Rebuild { .. } if self.defined => self.rebuild().await,
             Line::Expect { expect } if self.defined => self.expect(expect, mode).await,
-            Line::Rebuild { .. } | Line::Expect { .. } => {}
+            Line::Clock { .. } | Line::Rebuild { .. } | Line::Expect { .. } => {}
         }
     }
 
