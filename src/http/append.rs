@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use sha2::Sha256;
 
 use super::extract::{Body, Caller, Path, Shared, expected_by_header, media_type, text_header, unsupported};
+use super::folds;
 use super::parse::{self, Errors, Layout};
 use super::problem::{self, Problem, ProblemBody};
 use crate::append::{AppendDone, AppendRequest, StreamDraft};
@@ -64,7 +65,7 @@ pub async fn append_to_stream(
     let place = |_, event| layout.pointer(event);
     let began = std::time::Instant::now();
     let done = app.guard.append(request).await;
-    let done = done.map_err(|error| problem::guarded(error, &place, by_header.is_some()))?;
+    let done = done.map_err(|error| folds::guarded(error, &place, by_header.is_some()))?;
     app.metrics.append_duration.observe(began.elapsed().as_secs_f64());
     Ok(answer_one(&app, &done, &place))
 }
@@ -106,7 +107,7 @@ pub async fn append_to_streams(
     let idempotency = idempotency(&app, &caller, &headers, "", &bytes)?;
     let place = |stream: usize, event: usize| format!("/appends/{stream}/events/{event}");
     let request = AppendRequest { appends: drafts, conditions, idempotency };
-    let done = app.guard.append(request).await.map_err(|error| problem::guarded(error, &place, false))?;
+    let done = app.guard.append(request).await.map_err(|error| folds::guarded(error, &place, false))?;
     let streams: Vec<Value> = done.appended.streams.iter().map(|s| Value::Object(summary(s))).collect();
     let mut body = Map::new();
     body.insert("position".into(), last_position(&done).into());

@@ -1,20 +1,22 @@
-//! The state of a stream by a fold.
+//! The state of a stream by a fold, and what an append that a fold refuses is told.
 
 use axum::extract::{Extension, State};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use bytes::Bytes;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::extract::{Caller, Path, Query, Shared};
-use super::problem::{self, Problem, ProblemBody};
+use super::problem::{self, Place, Problem, ProblemBody, ProblemError, internal, record_behind, unavailable};
 use super::read::{as_of, personal_headers};
 use super::serve::{SocketGuard, leased_whole};
 use crate::auth::Permission;
+use crate::db::statement::DbError;
 use crate::event::StreamName;
 use crate::eventlog::{Direction, Filter, ReadQuery};
 use crate::projection::definition::Definition;
 use crate::projection::engine::batch::BatchError;
+use crate::projection::fold::guard::{GuardError, GuardedError, PeopleError};
 use crate::projection::fold::{FoldError, FoldState, Opening};
 use crate::projection::query::{QueryError, RenderedState};
 use crate::read::{Purposes, ReadFailed, Viewer};
@@ -123,5 +125,61 @@ fn shown(error: QueryError) -> Problem {
         QueryError::AccessLog(error) => ReadFailed::from(error).into(),
         QueryError::Log(error) => error.into(),
         _ => problem::internal(),
+    }
+}
+
+/// A guarded append's failure.
+pub fn guarded(error: GuardedError, place: Place<'_>, by_header: bool) -> Problem {
+    let error = match error {
+        GuardedError::Append(error) => return problem::append(error, place, by_header),
+        GuardedError::Guard(error) => error,
+    };
+    let conflict = |code, title: &str, pointer: String, fold: String, message: String| {
+        let error = ProblemError { code: String::from(code), pointer, message, hint: None };
+        Problem::new(StatusCode::CONFLICT, code, title).error(error).with("fold", fold)
+    };
+    match error {
+        GuardError::Violated { fold, stream, event } => {
+            let title = "An invariant would not hold after the events; nothing was stored";
+            let message = format!("after this event the invariant of {fold} would not hold");
+            conflict("invariant-violated", title, place(stream, event), fold, message)
+        }
+        GuardError::Failed { fold, stream, event, code, message } => {
+            let title = "An invariant cannot be checked with these events; nothing was stored";
+            let pointer = event.map_or_else(String::new, |event| place(stream, event));
+            let message = format!("{code}: {message}");
+            conflict("invariant-failed", title, pointer, fold, message)
+        }
+        GuardError::State(error) => error.into(),
+        GuardError::People(PeopleError::Keystore(error)) => error.into(),
+        GuardError::People(PeopleError::Entropy(_)) => internal(),
+        GuardError::Contended => unavailable("writer-busy", "Other appends to the stream came first, again and again"),
+    }
+}
+
+impl From<FoldError> for Problem {
+    fn from(error: FoldError) -> Self {
+        let keys = "Keys cannot be reached; ask for partial=allow to read the rest. Nothing is erased";
+        match error {
+            FoldError::Event { position, code, message } => {
+                let title = "The state cannot be computed: an event of the stream cannot be folded";
+                let cause = json!({"position": position, "code": code, "message": message});
+                Self::new(StatusCode::CONFLICT, "fold-stopped", title).with("cause", cause)
+            }
+            FoldError::Log(error) => error.into(),
+            FoldError::Opening(BatchError::ErasureRecordBehind) => record_behind(),
+            FoldError::Opening(BatchError::Corrupt(_)) | FoldError::Tables(DbError::Corrupt { .. }) => {
+                tracing::error!(error = %error, "a state cannot be computed");
+                internal()
+            }
+            FoldError::Opening(_) => {
+                tracing::error!(error = %error, "values of a state cannot be opened");
+                unavailable("key-store-unavailable", keys)
+            }
+            FoldError::Tables(_) => {
+                tracing::error!(error = %error, "the tables of projections cannot be read");
+                unavailable("projections-unavailable", "The tables of projections cannot be read")
+            }
+        }
     }
 }

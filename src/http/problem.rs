@@ -18,8 +18,6 @@ use crate::event::{ExpectedRevision, Revision};
 use crate::eventlog::{CommitError, ReadError, Refused};
 use crate::keystore::KeystoreError;
 use crate::projection::engine::batch::BatchError;
-use crate::projection::fold::FoldError;
-use crate::projection::fold::guard::{GuardError, GuardedError, PeopleError};
 use crate::read::ReadFailed;
 use crate::schema::{RegistrationError, Violation};
 use crate::sealing::SealError;
@@ -234,62 +232,6 @@ pub fn append(error: AppendError, place: Place<'_>, by_header: bool) -> Problem 
             format!("An event needs {slots} sealed slots (data subjects times purposes); {limit} are allowed"),
         ),
         AppendError::Seal(SealError::Entropy(_) | SealError::MissingKey) => internal(),
-    }
-}
-
-/// A guarded append's failure.
-pub fn guarded(error: GuardedError, place: Place<'_>, by_header: bool) -> Problem {
-    let error = match error {
-        GuardedError::Append(error) => return append(error, place, by_header),
-        GuardedError::Guard(error) => error,
-    };
-    let conflict = |code, title: &str, pointer: String, fold: String, message: String| {
-        let error = ProblemError { code: String::from(code), pointer, message, hint: None };
-        Problem::new(StatusCode::CONFLICT, code, title).error(error).with("fold", fold)
-    };
-    match error {
-        GuardError::Violated { fold, stream, event } => {
-            let title = "An invariant would not hold after the events; nothing was stored";
-            let message = format!("after this event the invariant of {fold} would not hold");
-            conflict("invariant-violated", title, place(stream, event), fold, message)
-        }
-        GuardError::Failed { fold, stream, event, code, message } => {
-            let title = "An invariant cannot be checked with these events; nothing was stored";
-            let pointer = event.map_or_else(String::new, |event| place(stream, event));
-            let message = format!("{code}: {message}");
-            conflict("invariant-failed", title, pointer, fold, message)
-        }
-        GuardError::State(error) => error.into(),
-        GuardError::People(PeopleError::Keystore(error)) => error.into(),
-        GuardError::People(PeopleError::Entropy(_)) => internal(),
-        GuardError::Contended => unavailable("writer-busy", "Other appends to the stream came first, again and again"),
-    }
-}
-
-impl From<FoldError> for Problem {
-    fn from(error: FoldError) -> Self {
-        let keys = "Keys cannot be reached; ask for partial=allow to read the rest. Nothing is erased";
-        match error {
-            FoldError::Event { position, code, message } => {
-                let title = "The state cannot be computed: an event of the stream cannot be folded";
-                let cause = json!({"position": position, "code": code, "message": message});
-                Self::new(StatusCode::CONFLICT, "fold-stopped", title).with("cause", cause)
-            }
-            FoldError::Log(error) => error.into(),
-            FoldError::Opening(BatchError::ErasureRecordBehind) => record_behind(),
-            FoldError::Opening(BatchError::Corrupt(_)) | FoldError::Tables(DbError::Corrupt { .. }) => {
-                tracing::error!(error = %error, "a state cannot be computed");
-                internal()
-            }
-            FoldError::Opening(_) => {
-                tracing::error!(error = %error, "values of a state cannot be opened");
-                unavailable("key-store-unavailable", keys)
-            }
-            FoldError::Tables(_) => {
-                tracing::error!(error = %error, "the tables of projections cannot be read");
-                unavailable("projections-unavailable", "The tables of projections cannot be read")
-            }
-        }
     }
 }
 

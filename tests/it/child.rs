@@ -82,7 +82,12 @@ impl Child {
         };
         // Read on in the background, or a chatty child would block on a full pipe.
         std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
-        std::thread::spawn(move || std::io::copy(&mut complaints, &mut std::io::sink()));
+        std::thread::spawn(move || {
+            if std::env::var_os("TESTS_SHOW_SERVERS").is_some() {
+                return std::io::copy(&mut complaints, &mut std::io::stderr());
+            }
+            std::io::copy(&mut complaints, &mut std::io::sink())
+        });
         Ok(Self { process, address, said })
     }
 

@@ -70,6 +70,7 @@ fn table(request: &str, subject: &str, digest: &str) -> Vec<Row> {
         row("yyyyyy", "GET", "/v1/projections/{name}", "/v1/projections/matrix_rows", n.clone(), &[200]),
         row("-yyy--", "POST", "/v1/projections/previews", "", json!({"definition": view("matrix_tried")}), &[200]),
         row("yyyyy-", "GET", "/v1/projections/{name}/rows", "/v1/projections/matrix_rows/rows", n.clone(), &[200]),
+        row("yyyyy-", "GET", "/v1/streams/{stream}/state/{fold}", "/v1/streams/account-9/state/nobody", n.clone(), &[404]),
         row("yyyyy-", "GET", "/v1/projections/{name}/rows/{key}", &format!("/v1/projections/matrix_rows/rows/{NO_ROW}"), n.clone(), &[404]),
         row("yyyyy-", "POST", "/v1/projections/{name}/queries", "/v1/projections/matrix_rows/queries", json!({}), &[200]),
         row("yyyyyy", "GET", "/v1/projections/{name}/status", "/v1/projections/matrix_rows/status", n.clone(), &[200]),

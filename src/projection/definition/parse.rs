@@ -47,6 +47,8 @@ const FOLD_MEMBERS: [&str; 9] =
 
 const KEY_SCOPE: Scope = Scope { roots: &[Root::Data, Root::Event, Root::Subject], fold: false, bare: false };
 pub(super) const ROW_SCOPE: Scope = Scope { roots: &[Root::Row, Root::Key], fold: false, bare: false };
+/// What an event is called and where it goes is the same for ever, as its row's key is.
+const STREAM_SCOPE: Scope = Scope { roots: &[Root::Key], fold: false, bare: false };
 const INVARIANT_SCOPE: Scope = Scope { roots: &[Root::Row], fold: true, bare: false };
 
 impl Definition {
@@ -285,7 +287,7 @@ fn due(value: &Value, at: &str, columns: &Columns, names: &Names, problems: &mut
     let emit = object.need("emit", problems);
     let emit = emit.and_then(|(value, at)| Object::of(value, &at, &["type", "stream", "data"], problems))?;
     let event_type = emit.need("type", problems).and_then(|(value, at)| event_type(value, &at, problems));
-    let stream = emit.get("stream").and_then(|(value, at)| expression(value, &at, ROW_SCOPE, names, problems));
+    let stream = emit.get("stream").and_then(|(value, at)| expression(value, &at, STREAM_SCOPE, names, problems));
     let mut data = Vec::new();
     if let Some(members) = emit.get("data").and_then(|(value, at)| Object::new(value, &at, problems)) {
         if members.members.len() > MOST_DUE_MEMBERS {

@@ -33,10 +33,8 @@ pub(super) fn find(analysis: &Analysis<'_>) -> Vec<Violation> {
             }
             if let Some(due) = due {
                 found.refuse("/due/at", &analysis.columns()[due.at], &DUE_AT);
-                let data = due.data.iter().map(|(name, value)| (pointer("/due/emit/data", name), value));
-                let stream = due.stream.iter().map(|value| (String::from("/due/emit/stream"), value));
-                for (at, value) in data.chain(stream) {
-                    found.refuse(&at, &analysis.expression(value, None), &DUE);
+                for (name, value) in &due.data {
+                    found.refuse(&pointer("/due/emit/data", name), &analysis.expression(value, None), &DUE);
                 }
             }
         }

@@ -152,10 +152,6 @@ fn personal_data_may_not_go_there() {
             "handle: {made: {set: {name: data.name}}}\ndue: {at: at, emit: {type: due, data: {x: row.name}}}",
             "personal-data-in-timer /due/emit/data/x",
         ),
-        (
-            "handle: {made: {set: {name: data.name}}}\ndue: {at: at, emit: {type: due, stream: row.name}}",
-            "personal-data-in-timer /due/emit/stream",
-        ),
         ("handle: {made: {set: {name: data.name}}}\non_erasure: {keep: why}", "personal-data-kept /on_erasure/keep"),
         ("handle: {made: {set: {name: data.born + data.taste}}}", "no-common-purpose /handle/made/set/name"),
         (

@@ -8,7 +8,7 @@ use http_body_util::BodyExt;
 use hyper::body::Bytes;
 use serde_json::{Value, json};
 
-use crate::harness::{Reply, open, scan, send};
+use crate::harness::{Reply, open, scan, send, try_send};
 use crate::laundering::definitions::{Attempt, Fate, accepted};
 use crate::leaks::Process;
 
@@ -43,7 +43,15 @@ impl World {
         let media = if body.starts_with('{') { "application/json" } else { "application/yaml" };
         let headers =
             [("authorization", authorization), ("content-type", media), ("accept", accept), ("prefer", "wait=30")];
-        send(self.process.address, method, path, &headers, body.into()).await
+        let body = Bytes::from(body);
+        let asks = method == "GET" || path.ends_with("/queries") || path.ends_with("/previews");
+        // An answer whose lease ran out is cut off, and a slow machine is slow enough for that now and then.
+        for _ in 0..if asks { 5 } else { 0 } {
+            if let Ok(reply) = try_send(self.process.address, method, path, &headers, body.clone()).await {
+                return reply;
+            }
+        }
+        send(self.process.address, method, path, &headers, body).await
     }
 
     /// A request of somebody who may see everything.
@@ -129,7 +137,7 @@ impl World {
         let data = json!({"id": who, "partner_id": partner, "tag": "a", "n": round, "at": "2099-05-05T00:00:00Z",
             "name": text("name"), "nick": text("nick"), "pay": self.number_of(who, round), "pay_note": text("note"),
             "vip": if different { Value::Null } else { json!(true) },
-            "born": if different { "1987-06-05" } else { "1923-04-12" },
+            "born": self.born(who),
             "met": self.instant(who), "home": home, "guests": guests, "tags": tags, "taste": text("taste"),
             "words": [text("word"), if different { "ok" } else { "much longer" }],
             "essay": if different { "x".to_owned() } else { text("essay").repeat(1500) },
@@ -151,6 +159,14 @@ impl World {
             (ADA, 0) => 73_155_209_431 + round as i64,
             (ADA, _) => 12,
             (other, _) => 61_155_209_430 + other.len() as i64 + round as i64,
+        }
+    }
+
+    fn born(&self, who: &str) -> &'static str {
+        match (who, self.number) {
+            (ADA, 0) => "1923-04-12",
+            (ADA, _) => "1987-06-05",
+            _ => "1949-11-03",
         }
     }
 
@@ -179,10 +195,9 @@ impl World {
                     found.extend([format!("Zq{round}Either{who}Vex"), format!("Zq{round}Natural{who}Vex")]);
                 }
             }
-            found.extend([self.instant(who).to_owned(), self.instant(who)[..10].to_owned()]);
+            found.extend([self.instant(who), &self.instant(who)[..10], self.born(who)].map(str::to_owned));
         }
-        found.push(if self.number == 0 { "1923-04-12" } else { "1987-06-05" }.to_owned());
-        found.retain(|value| value.len() >= 6 && value != "1923-04-12" || of == Some(ADA) && value.len() >= 8);
+        found.retain(|value| value.len() >= 6);
         found.sort();
         found.dedup();
         found
@@ -227,7 +242,7 @@ impl World {
         text = cut("k_[0-9a-f]{32}", &text, "k");
         text = cut("ds_[0-9a-f]{32}", &text, "ds");
         text = cut(&format!("{}T[0-9:.]+Z", self.today), &text, "now");
-        text = cut(r#""(rate|lag_seconds|last_tick)":[^,}]*"#, &text, "");
+        text = cut(r#""(rate|lag_seconds|last_tick|request_id)":[^,}]*"#, &text, "");
         // Entries of maps and lists of pseudonyms are in the order of these.
         let mut parts: Vec<String> = text.split(['\n', '{', '}', ',', '[', ']', '\r']).map(str::to_owned).collect();
         parts.sort();
@@ -248,7 +263,8 @@ impl World {
                 let at_end = status["lag_events"] == 0 && status["state"] == "running";
                 let stopped = status["state"] == "stalled" && status["cause"]["code"] != "unavailable";
                 let wanted = matches!(attempt.fate, Fate::Stalls(_));
-                if (at_end || stopped) && status["rebuild"].is_null() && (!wanted || stopped) {
+                let rebuilding = !status["rebuild"].is_null() && !(wanted && status["rebuild"]["state"] == "stalled");
+                if (at_end || stopped) && !rebuilding && (!wanted || stopped) {
                     break;
                 }
                 assert!(began.elapsed() < Duration::from_mins(3), "{}: {status}", attempt.name);
