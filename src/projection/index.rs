@@ -10,9 +10,10 @@
 use serde_json::Value;
 
 use super::cell::Content;
-use super::definition::{ColumnSource, Definition, Index, Kind};
+use super::definition::{ColumnSource, ColumnType, Definition, Index, IndexPart, Kind};
 use super::row::Row;
 use super::scalar::Number;
+use crate::clock::Millis;
 
 /// Stands for a value that has owners, for a list or a map, and for whatever else has no place in an order. Last in both
 /// directions.
@@ -21,7 +22,7 @@ pub const SEALED: u8 = 0xfe;
 pub const MOST_TEXT: usize = 256;
 
 /// A value without an order.
-const NO_ORDER: Value = Value::Array(Vec::new());
+static NO_ORDER: Value = Value::Array(Vec::new());
 
 const NULL: u8 = 0x02;
 const FALSE: u8 = 0x03;
@@ -62,7 +63,7 @@ pub fn prefixes(definition: &Definition, index: &Index, equalities: &[(String, V
     for part in &index.parts {
         let Some((_, value)) = equalities.iter().find(|(name, _)| *name == part.name) else { break };
         let mut next = so_far.clone();
-        let Pushed::Whole(cut) = push(&mut next, value, part.descending) else { break };
+        let Pushed::Whole(cut) = push_part(&mut next, definition, part, value) else { break };
         if !is_key_part(definition, &part.name) {
             so_far.push(SEALED);
             found.push(so_far);
@@ -90,6 +91,46 @@ pub fn push_value(out: &mut Vec<u8>, value: &Value, descending: bool) {
     push(out, value, descending);
 }
 
+/// What stands for a time of a `timestamp` column: two texts of one instant are one place in the order.
+fn instant(definition: &Definition, name: &str, value: &Value) -> Option<Value> {
+    let column = definition.column(name).map(|at| &definition.columns[at])?;
+    let time = Some(value).filter(|_| column.kind == ColumnType::Timestamp)?.as_str()?;
+    Some(Millis::parse_rfc3339(time)?.0.into())
+}
+
+/// Beginnings of entries in whose order rows come when they are sorted so, and beginnings of those that must not exist for
+/// that: of rows with something sealed in such a place. `None` when the index has another order, or when that cannot be
+/// told from a few looks: then behind the first place sorted by there is one that may be sealed.
+pub fn ordered(
+    definition: &Definition,
+    index: &Index,
+    equalities: &[(String, Value)],
+    sort: &[IndexPart],
+) -> Option<(Vec<u8>, Vec<Vec<u8>>)> {
+    let fixed = leading(index, equalities);
+    let rest = index.parts.get(fixed..)?;
+    let sealable = |part: &IndexPart| !is_key_part(definition, &part.name);
+    if sort.is_empty() || !rest.starts_with(sort) || sort[1..].iter().any(sealable) {
+        return None;
+    }
+    let (mut prefix, mut sealed) = (Vec::new(), Vec::new());
+    for part in &index.parts[..=fixed] {
+        if sealable(part) {
+            sealed.push([prefix.as_slice(), &[SEALED]].concat());
+        }
+        let Some((_, value)) = equalities.iter().find(|(name, _)| *name == part.name) else { break };
+        // A text that was cut fixes no more than its beginning.
+        let Pushed::Whole(false) = push_part(&mut prefix, definition, part, value) else { return None };
+    }
+    Some((prefix, sealed))
+}
+
+/// Adds the value of a part.
+fn push_part(out: &mut Vec<u8>, definition: &Definition, part: &IndexPart, value: &Value) -> Pushed {
+    let instant = instant(definition, &part.name, value);
+    push(out, instant.as_ref().unwrap_or(value), part.descending)
+}
+
 enum Pushed {
     /// The value, and whether it was cut.
     Whole(bool),
@@ -100,7 +141,8 @@ enum Pushed {
 fn entry(definition: &Definition, index: &Index, row: &Row) -> Vec<u8> {
     let mut out = Vec::new();
     for part in &index.parts {
-        let pushed = push(&mut out, public(definition, row, &part.name).unwrap_or(&NO_ORDER), part.descending);
+        let value = public(definition, row, &part.name).unwrap_or(&NO_ORDER);
+        let pushed = push_part(&mut out, definition, part, value);
         // Behind something sealed an order says nothing, and of a cut text only the beginning is fixed.
         if !matches!(pushed, Pushed::Whole(false)) {
             break;

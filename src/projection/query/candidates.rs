@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 
-use super::{Live, QueryError, Run};
+use super::{After, Live, QueryError, Run};
 use crate::projection::definition::ColumnSource;
 use crate::projection::index;
 use crate::projection::row::{RowKey, StoredRow};
@@ -48,6 +48,13 @@ enum Way {
     },
 }
 
+impl Way {
+    fn index(number: i64, prefixes: Vec<Vec<u8>>, after: Option<&After>) -> Self {
+        let after = after.and_then(|after| Some((after.entry.clone()?, after.key)));
+        Self::Index { number, prefixes, at: 0, after, seen: HashSet::new() }
+    }
+}
+
 impl<'r> Candidates<'r> {
     /// The best way for the query, from where the last page ended if rows come in the order of this way.
     pub fn new(run: &'r Run<'r>, resume: bool) -> Self {
@@ -55,15 +62,15 @@ impl<'r> Candidates<'r> {
         let way = match (&run.plan.query.key, &run.plan.index) {
             (Some(_), _) if after.is_some() => Way::Done,
             (Some(key), _) => Way::One(*key),
-            (None, Some((number, prefixes))) => Way::Index {
-                number: *number,
-                prefixes: prefixes.clone(),
-                at: 0,
-                after: after.and_then(|after| Some((after.entry.clone()?, after.key))),
-                seen: HashSet::new(),
-            },
+            (None, Some((number, prefixes))) => Way::index(*number, prefixes.clone(), after),
             (None, None) => Way::Scan(after.map(|after| after.key)),
         };
+        Self { run, way, examined: 0 }
+    }
+
+    /// The way through an index in whose order the rows shall come.
+    pub fn in_order(run: &'r Run<'r>, number: i64, prefix: Vec<u8>) -> Self {
+        let way = Way::index(number, vec![prefix], run.plan.query.after.as_ref());
         Self { run, way, examined: 0 }
     }
 

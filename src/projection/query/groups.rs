@@ -75,7 +75,7 @@ impl Run<'_> {
 
     /// Every row an item, until the page is full.
     async fn listed(&self, lease: Lease) -> Result<Attempt, QueryError> {
-        let page = self.in_key_order().await?;
+        let page = self.found(Candidates::new(self, true)).await?;
         let batch = self.open(page.rows, &self.plan.touched).await?;
         let mut items = Vec::with_capacity(batch.rows.len());
         for open in &batch.rows {

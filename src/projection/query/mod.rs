@@ -39,6 +39,7 @@ use crate::eventlog::ReadError;
 use crate::keystore::{KeystoreError, Lease};
 use crate::read::access::{AccessRefused, Viewing};
 use crate::read::{Parts, Purposes, Viewer};
+use candidates::Candidates;
 use plan::Plan;
 
 /// Limits of queries.
@@ -266,7 +267,13 @@ type Viewings = BTreeMap<(SubjectRef, String), u32>;
 impl Run<'_> {
     /// Rows as they are.
     async fn page(&self, mut lease: Lease) -> Result<Attempt, QueryError> {
-        let page = if self.plan.sort.is_empty() { self.in_key_order().await? } else { self.sorted().await? };
+        let page = if self.plan.sort.is_empty() {
+            self.found(Candidates::new(self, true)).await?
+        } else if let Some(ordered) = self.index_order().await? {
+            self.found(Candidates::in_order(self, ordered.number, ordered.prefix.clone())).await?
+        } else {
+            self.sorted().await?
+        };
         let batch = self.open(page.rows, &self.plan.touched).await?;
         let viewings = self.viewings(&batch);
         lease.narrow(viewings.keys().map(|(subject, _)| *subject));

@@ -49,12 +49,25 @@ pub struct Plan<'q> {
     pub sorted: BTreeSet<usize>,
     /// Index that finds the rows, and where in it; `None` looks at all.
     pub index: Option<(i64, Vec<Vec<u8>>)>,
+    /// Index in whose order the rows come, where in it, and where it must be empty for that.
+    pub ordered: Option<Ordered>,
     /// Only rows of windows of this length, as their key says it.
     pub window: Option<String>,
     /// For aggregates.
     pub grouping: Grouping,
     /// Whether results over people are computed.
     pub declassifies: bool,
+}
+
+/// An order that an index has.
+#[derive(Debug)]
+pub struct Ordered {
+    /// The index.
+    pub number: i64,
+    /// Beginning of the entries.
+    pub prefix: Vec<u8>,
+    /// Beginnings of entries of rows with something sealed where an order needs a value.
+    pub sealed: Vec<Vec<u8>>,
 }
 
 /// How rows of an aggregate become items.
@@ -99,6 +112,7 @@ impl<'q> Plan<'q> {
         let touched = fields.iter().filter_map(column).chain(&filtered | &sorted).collect();
         let limit = if query.limit == 0 { options.default_limit } else { query.limit };
         let found = find(definition, indexes, query);
+        let ordered = ordered(definition, indexes, query).filter(|_| !index::is_aggregate(definition));
         let entered = query.after.as_ref().filter(|after| after.generation != live.generation);
         if entered.is_some_and(|after| after.entry.is_some()) {
             return Err(QueryError::Rebuilt);
@@ -113,6 +127,7 @@ impl<'q> Plan<'q> {
             filtered,
             sorted,
             index: found,
+            ordered,
             window,
             declassifies: aggregates.iter().any(|aggregate| aggregate.declassify.is_some()),
             grouping,
@@ -220,6 +235,17 @@ fn grouping(
     let merges = !query.group_by.is_empty() || query.step.is_some();
     let whole = merges || filter_items || !query.sort.is_empty();
     Ok((Grouping { parts, step: query.step, whole, filter_items }, size.map(duration::format)))
+}
+
+fn ordered(definition: &Definition, indexes: &[Index], query: &RowQuery) -> Option<Ordered> {
+    if query.key.is_some() {
+        return None;
+    }
+    let equalities = query.filter.as_ref().map(Expression::equalities).unwrap_or_default();
+    indexes.iter().enumerate().find_map(|(number, index)| {
+        let (prefix, sealed) = index::ordered(definition, index, &equalities, &query.sort)?;
+        Some(Ordered { number: number as i64, prefix, sealed })
+    })
 }
 
 /// The index that fixes most leading parts, the first of several.

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::candidates::{Candidate, Candidates};
 use super::opening::{OpenRow, OpenRows};
-use super::plan::Name;
+use super::plan::{Name, Ordered};
 use super::{After, QueryError, Run};
 use crate::clock::Millis;
 use crate::projection::cell::Content;
@@ -44,9 +44,8 @@ impl Page {
 
 impl Run<'_> {
     /// Rows in the order in which they are found, until the page is full.
-    pub(super) async fn in_key_order(&self) -> Result<Page, QueryError> {
+    pub(super) async fn found(&self, mut candidates: Candidates<'_>) -> Result<Page, QueryError> {
         let mut page = Page::default();
-        let mut candidates = Candidates::new(self, true);
         let mut bytes = 0;
         let options = &self.reader.options;
         loop {
@@ -73,6 +72,22 @@ impl Run<'_> {
                 return Ok(page);
             }
         }
+    }
+
+    /// The index in whose order rows are asked for, unless something sealed stands in it: of that the index does not know
+    /// the place. A page is followed by one of the same kind.
+    pub(super) async fn index_order(&self) -> Result<Option<&Ordered>, QueryError> {
+        let Some(ordered) = &self.plan.ordered else { return Ok(None) };
+        if let Some(after) = &self.plan.query.after {
+            return Ok(after.entry.is_some().then_some(ordered));
+        }
+        for prefix in &ordered.sealed {
+            let (store, id) = (&self.reader.store, self.live.generation);
+            if !store.indexed(id, ordered.number, prefix, None, 1).await?.is_empty() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(ordered))
     }
 
     /// Rows in the order asked for. Only keys and what they are sorted by are kept while looking for them, and only as

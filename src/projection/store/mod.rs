@@ -284,7 +284,8 @@ impl Store {
         let set = vec![
             id.0.into(),
             number.into(),
-            prefix.into(),
+            // Not from the beginning again for every page.
+            prefix.max(&entry).into(),
             end.into(),
             entry.into(),
             key.into(),

@@ -263,7 +263,7 @@ impl World {
                 let at_end = status["lag_events"] == 0 && status["state"] == "running";
                 let stopped = status["state"] == "stalled" && status["cause"]["code"] != "unavailable";
                 let wanted = matches!(attempt.fate, Fate::Stalls(_));
-                let rebuilding = !status["rebuild"].is_null() && !(wanted && status["rebuild"]["state"] == "stalled");
+                let rebuilding = !(status["rebuild"].is_null() || wanted && status["rebuild"]["state"] == "stalled");
                 if (at_end || stopped) && !rebuilding && (!wanted || stopped) {
                     break;
                 }

@@ -30,7 +30,7 @@ use oubliette::projection::definition::{
 use oubliette::projection::expression::{Expression, Root, Scope};
 use oubliette::projection::index;
 use oubliette::projection::owners::{Alternative, Owners};
-use oubliette::projection::query::{After, Live, QueryError, QueryOptions, RenderedRows, RowQuery, RowReader};
+use oubliette::projection::query::{After, FILTER, Live, QueryError, QueryOptions, RenderedRows, RowQuery, RowReader};
 use oubliette::projection::row::{Keys, Row, RowKey};
 use oubliette::projection::store::{self, BatchWrite, GenerationId, GenerationState, RawRow, RowWrite, Store};
 use oubliette::read::access::AccessLog;

@@ -144,3 +144,59 @@ async fn what_makes_no_sense_is_refused() {
     let rebuilt = refused(RowQuery { after: Some(after), ..RowQuery::default() }).await;
     assert!(matches!(rebuilt, QueryError::Rebuilt));
 }
+
+#[tokio::test]
+async fn an_order_that_an_index_has_is_not_made_again() {
+    let mut scene = Scene::new().await;
+    let named = |name| {
+        let columns = vec![column_of("at", ColumnType::Timestamp), column_of("stage", ColumnType::String)];
+        definition(name, &["n"], columns, &[&["stage", "-at", "n"], &["-at"]])
+    };
+    let visits = named("visits");
+    let offsets = ["Z", "+01:00", "-09:30"];
+    let row = |n: u64| {
+        let mut row = Row::new(&visits.columns, parts(json!({"n": n})));
+        let at = format!("2026-01-01T{:02}:00:00{}", n % 7 + 10, offsets[n as usize % 3]);
+        row.columns[0] = Content::Single(Cell::public(json!(at)));
+        row.columns[1] = Content::Single(Cell::public(json!(format!("s{}", n % 2))));
+        row
+    };
+    let mut rows: Vec<Row> = (0..60).map(row).collect();
+    let generation = scene.put(&visits, &rows).await;
+    let few = QueryOptions { max_scan: 12, chunk: 6, ..QueryOptions::default() };
+    let filter = |text: &str| Some(Expression::compile(text, FILTER).unwrap());
+    let cases = [(&["-at"][..], None), (&["-at"], Some("stage == 's1'")), (&["-at", "n"], Some("stage == 's1'"))];
+    for (order, text) in cases {
+        let query = |after| RowQuery {
+            filter: text.and_then(filter),
+            sort: sort(order),
+            limit: 7,
+            after,
+            ..RowQuery::default()
+        };
+        let ask = async |options, generation| {
+            all_pages(&scene.reader(options), &live(&visits, generation), query, &viewer(Purposes::All)).await
+        };
+        let (streamed, pages) = ask(few, generation).await.unwrap();
+        assert_eq!(pages, if text.is_some() { 5 } else { 9 });
+        let instants: Vec<Millis> = streamed
+            .iter()
+            .map(|key| rows.iter().find(|row| RowKey::of("visits", &row.parts) == *key).unwrap())
+            .map(|row| Millis::parse_rfc3339(row.clear(&visits.columns)["at"].as_str().unwrap()).unwrap())
+            .collect();
+        assert!(instants.is_sorted_by(|one, next| one >= next), "{order:?} {instants:?}");
+        assert_eq!(streamed.iter().collect::<BTreeSet<_>>().len(), if text.is_some() { 30 } else { 60 });
+    }
+    // Of a sealed value the index does not know the place.
+    let ada = scene.person("Ada", &["general"]).await;
+    rows[1].columns[0] = Content::Single(owned("2026-01-01T12:00:00Z", &[way("general", &[ada])]));
+    let visits = named("other_visits");
+    let generation = scene.put(&visits, &rows).await;
+    let query = || RowQuery { filter: filter("stage == 's1'"), sort: sort(&["-at"]), ..RowQuery::default() };
+    let live = live(&visits, generation);
+    let broad = scene.reader(few).rows(&live, &query(), &viewer(Purposes::All)).await.err().unwrap();
+    assert!(matches!(broad, QueryError::TooBroad { .. }));
+    let page = scene.reader(QueryOptions::default()).rows(&live, &query(), &viewer(Purposes::All)).await.unwrap();
+    assert_eq!(page.items.len(), 30);
+    assert!(number(&page).iter().position(|n| *n == 1).unwrap() < 29, "it stands among the others");
+}
