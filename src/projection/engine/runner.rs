@@ -225,6 +225,7 @@ fn cause(error: &BatchError) -> Cause {
         BatchError::ErasureRecordBehind => "erasure-record-behind",
         BatchError::Overtaken => "overtaken",
         BatchError::Corrupt(_) => "corrupt",
+        BatchError::CodeUnknown(_) => "code-unknown",
     };
     Cause { position: None, code, message: error.to_string() }
 }
