@@ -86,16 +86,13 @@ impl<'a> CodeRows<'a> {
                 self.too_many = true;
                 return Err(CodeError::TooManyRows);
             }
-            Entry::Vacant(place) => match (self.row_of)(&key) {
-                Some(row) => {
-                    let row = row.cloned();
-                    place.insert(Staged { parts, existed: row.is_some(), row, changed: false })
-                }
-                None => {
+            Entry::Vacant(place) => {
+                let Some(row) = (self.row_of)(&key) else {
                     self.wanted.push(key);
                     return Err(CodeError::NotRead);
-                }
-            },
+                };
+                place.insert(Staged { parts, existed: row.is_some(), row: row.cloned(), changed: false })
+            }
         };
         Ok(CodeRow { columns: &self.definition.columns, staged })
     }

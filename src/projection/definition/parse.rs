@@ -145,14 +145,14 @@ fn rows_body(object: &Object<'_>, name: Option<&ProjectionName>, types: &[EventT
     let columns = columns(object, "columns", &names, name, problems);
     let names = names.with(&columns);
     let code = object.get("code").and_then(|(value, at)| code(value, &at, problems));
-    let handlers = if !object.has("code") {
-        no_promises(&columns, "/columns", problems);
-        handlers(object, types, &columns, &names, problems)
-    } else {
+    let handlers = if object.has("code") {
         if object.has("handle") {
             problems.hinted("/handle", "does not go with `code`", "the code handles every event of `from`");
         }
         BTreeMap::new()
+    } else {
+        no_promises(&columns, "/columns", problems);
+        handlers(object, types, &columns, &names, problems)
     };
     let indexes = indexes(object, &names, problems);
     sortable_indexes(&indexes, &columns, problems);
