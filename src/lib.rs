@@ -38,12 +38,12 @@
 //!
 //! #[tokio::main]
 //! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     telemetry::harden();
+//!     telemetry::quiet_panics();
 //!     let mut codes = Codes::default();
 //!     codes.register("labels", Labels)?;
 //!     let config = Config::in_dir("data".as_ref());
 //!     let (listen, limits) = (config.listen, config.limits.clone());
-//!     telemetry::harden();
-//!     telemetry::quiet_panics();
 //!     let metrics = Metrics::new(http::route_templates(), Clock::System.now());
 //!     let extras = Extras { codes, ..Extras::default() };
 //!     let (app, _first) = App::start_with(config, Clock::System, metrics, extras).await?;

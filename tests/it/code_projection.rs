@@ -68,6 +68,8 @@ impl Teams {
         // A text is no number, and of a personal one nobody learns that: the column stays empty.
         row.set("unfit", name.map(|name| name.as_str().map(Value::from)))?;
         row.set("failed", name.map(|name| panic!("{name}")))?;
+        // Too long to be stored, if the name is not very short.
+        row.set("long", name.map(|name| Some(name.as_str()?.repeat(10_000).into())))?;
         row.set("first", &name)?;
         row.add("joins", 1)?;
         if let Some(into) = event.public("/into")? {
@@ -110,7 +112,7 @@ fn definition(version: u32) -> Value {
     json!({"projection": "teams", "version": version, "code": "teams",
         "from": {"types": ["joined", "merged", "disbanded", "failed", "odd", "leaked", "peeked"]},
         "key": {"team": "data.team"},
-        "columns": {"headline": "string", "first": "string", "unfit": "int", "failed": "string",
+        "columns": {"headline": "string", "first": "string", "unfit": "int", "failed": "string", "long": "string",
             "members": "map<string,string>",
             "loud": {"type": "string", "derive": "upper(row.headline)"},
             "joins": {"type": "int", "default": 0}, "teams": {"type": "int", "default": 0, "public": true},
@@ -203,6 +205,38 @@ async fn what_code_computes_is_sealed_and_forgotten() {
     assert_eq!((left.len(), &left[0]["teams"]), (2, &json!(1)), "{left:?}");
 }
 
+/// Two worlds that differ in a name: the functions have results in one and none in the other. Whoever may not see the name
+/// sees no difference.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_learns_whether_a_function_had_a_result() {
+    let mut worlds = Vec::new();
+    for name in [json!(ADA), json!("A"), json!("")] {
+        let server = start().await;
+        define(&server, &definition(1)).await;
+        let data = json!({"team": "red", "person": "ada", "name": name, "into": "blue"});
+        server.append("team-1", "joined", &data).await.expect(201);
+        let own = rows(&server).await;
+        assert_eq!(own[1]["long"].is_null(), name == ADA, "the value decides: {own:?}");
+        let reader = crate::api::key(&server, "reader", &json!({"roles": ["reader"]})).await;
+        let path = "/v1/projections/teams/rows?sort=team";
+        let seen = crate::api::get_as(&server, &reader, path).await.expect(200).json();
+        let mut shown = crate::api::list(&seen["items"]);
+        for row in &mut shown {
+            // Pseudonyms are another one in every store.
+            let members = row["members"].as_object().map(|members| members.values().cloned().collect::<Vec<_>>());
+            row["members"] = json!(members);
+            let redactions =
+                row["_redactions"].as_object().map(|members| members.values().cloned().collect::<Vec<_>>());
+            row["_redactions"] = json!(redactions);
+        }
+        let status = status(&server).await;
+        worlds.push((shown, status["state"].clone(), status["cause"].clone(), status["parked"].clone()));
+    }
+    assert!(worlds[0].0[1].to_string().contains("withheld"), "{worlds:?}");
+    assert_eq!(worlds[0], worlds[1]);
+    assert_eq!(worlds[0], worlds[2]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_column_may_be_personal_unless_promised() {
     let server = start().await;
@@ -213,13 +247,13 @@ async fn every_column_may_be_personal_unless_promised() {
         .filter(|column| column["decided_by_code"] == true)
         .map(|column| {
             assert_eq!((&column["personal"], &column["owners_roles"]), (&json!(true), &json!(["person"])), "{column}");
-            ["failed", "first", "headline", "joins", "loud", "members", "unfit"]
+            ["failed", "first", "headline", "joins", "long", "loud", "members", "unfit"]
                 .into_iter()
                 .find(|name| column["name"] == *name)
                 .unwrap_or("another")
         })
         .collect();
-    assert_eq!(undecided, ["failed", "first", "headline", "joins", "members", "unfit", "loud"]);
+    assert_eq!(undecided, ["failed", "first", "headline", "joins", "long", "members", "unfit", "loud"]);
 
     let codes_of = async |change: &dyn Fn(&mut Value)| {
         let mut changed = definition(1);
@@ -295,7 +329,7 @@ async fn unknown_code_stops_its_projection_and_no_other() {
     assert_eq!(rebuilt(&server).await, found);
 }
 
-/// The event, its code in `cause`, and whether only an erased reader's view of the event decides.
+/// An event and the code in `cause`.
 const POISON: [(&str, &str); 4] = [
     ("failed", "code-panicked"),
     ("odd", "code-refused"),

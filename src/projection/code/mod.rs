@@ -126,6 +126,9 @@ pub enum RegisterError {
 impl Codes {
     /// Adds code under a name, by which definitions find it (`code: <name>`).
     ///
+    /// From the first time on, panics of such code do not reach the process's panic hook (their messages could quote a
+    /// personal value). A program that sets a hook of its own does so before.
+    ///
     /// # Errors
     /// [`RegisterError`].
     pub fn register(&mut self, name: &str, code: impl CodeProjection + 'static) -> Result<(), RegisterError> {
