@@ -268,9 +268,6 @@ impl Projections {
 
     fn start(&self, definition: Arc<Definition>, generation: Generation, paused: bool) -> Handle {
         let shadow = generation.state == GenerationState::Shadow;
-        if let Err(code) = self.parts.codes.of(&definition) {
-            tracing::warn!(projection = %definition.name, code, "this process has not the code of a projection");
-        }
         let first = Status {
             state: if shadow { State::Rebuilding } else { State::CatchingUp },
             cursor: generation.cursor,
