@@ -32,6 +32,7 @@ use crate::keystore::keyring::{Keyring, KeyringError};
 use crate::keystore::lease::Leases;
 use crate::keystore::sqlite::{KeystoreOpenError, ServiceKeys};
 use crate::keystore::{CachedKeystore, KeyCache, Keystore, KeystoreError};
+use crate::projection::code::Codes;
 use crate::projection::definitions::Definitions;
 use crate::projection::engine::Projections;
 use crate::projection::fold::Folds;
@@ -124,6 +125,18 @@ pub struct FirstStart {
     pub admin_key: Option<String>,
 }
 
+/// What a process brings that no setting can say.
+#[derive(Default)]
+pub struct Extras<'f> {
+    /// Projections written in Rust, by the name that definitions call them by.
+    pub codes: Codes,
+    /// Put in front of the keystore: what a keystore elsewhere can do wrong.
+    pub in_front: Option<InFront<'f>>,
+}
+
+/// Wraps a keystore.
+pub type InFront<'f> = Box<dyn FnOnce(Arc<dyn Keystore>) -> Arc<dyn Keystore> + Send + 'f>;
+
 /// A running store.
 pub struct App {
     /// Settings.
@@ -181,10 +194,10 @@ impl App {
     /// # Errors
     /// [`StartError`]; nothing was changed unless the store was empty.
     pub async fn start(config: Config, clock: Clock, metrics: Metrics) -> Result<(Arc<Self>, FirstStart), StartError> {
-        Self::start_with(config, clock, metrics, |keystore| keystore).await
+        Self::start_with(config, clock, metrics, Extras::default()).await
     }
 
-    /// Like [`App::start`], with something put in front of the keystore: what a keystore elsewhere can do wrong.
+    /// Like [`App::start`], with what this process brings.
     ///
     /// # Errors
     /// [`StartError`]; nothing was changed unless the store was empty.
@@ -192,7 +205,7 @@ impl App {
         config: Config,
         clock: Clock,
         metrics: Metrics,
-        in_front: impl FnOnce(Arc<dyn Keystore>) -> Arc<dyn Keystore>,
+        extras: Extras<'_>,
     ) -> Result<(Arc<Self>, FirstStart), StartError> {
         let entropy = Arc::new(Entropy::system());
         // Before anything is made, so that a refusal leaves everything as it was; and again under the lock.
@@ -205,7 +218,10 @@ impl App {
             first.created = vec![config.events_dir.clone(), config.keys_dir.clone(), config.keyring_dir.clone()];
         }
         let service_keys = stores.keystore.service_keys();
-        let keystore = in_front(Arc::clone(&stores.keystore) as Arc<dyn Keystore>);
+        let mut keystore: Arc<dyn Keystore> = Arc::clone(&stores.keystore) as _;
+        if let Some(wrap) = extras.in_front {
+            keystore = wrap(keystore);
+        }
         let standing = recovery::level(stores.log.as_ref(), keystore.as_ref(), &stores.keyring).await?;
         let level = Arc::new(AtomicBool::new(announce(standing)));
         let paths = Paths::lay(&config, &clock, &entropy, &stores, keystore, level)?;
@@ -217,7 +233,8 @@ impl App {
         let recorder = Recorder::replay(log, appender, folds.0, folds.1, folds.2).await?;
         first.admin_key = first_key(&config, &recorder, &api_keys).await?;
         let checkpoint = checkpoint_key(&stores.keyring, stores.store)?;
-        let views = Views::start(&config, &paths, (&clock, &entropy, stores.store), definitions).await?;
+        let made = (&clock, &entropy, stores.store);
+        let views = Views::start(&config, &paths, made, definitions, extras.codes).await?;
         let Paths { log, keys, leases, registry, access, appender, reader, level, queue, writer_task, .. } = paths;
         let parts = Parts {
             log: Arc::clone(&log),

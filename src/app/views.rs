@@ -12,6 +12,7 @@ use super::{Paths, StartError};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::event::StoreId;
+use crate::projection::code::Codes;
 use crate::projection::definitions::Definitions;
 use crate::projection::engine::Projections;
 use crate::projection::engine::batch::Parts;
@@ -45,6 +46,7 @@ impl Views {
         paths: &Paths,
         (clock, entropy, store_id): (&Clock, &Arc<Entropy>, StoreId),
         definitions: Arc<Definitions>,
+        codes: Codes,
     ) -> Result<Self, StartError> {
         let parts = Parts {
             store: projection_tables(config, store_id).await?,
@@ -56,6 +58,7 @@ impl Views {
             entropy: Arc::clone(entropy),
             store_id,
             level: Arc::clone(&paths.level),
+            codes: Arc::new(codes),
             changes: broadcast::channel(CHANGES).0,
         };
         let rows = RowReader::new(parts.store.clone(), paths.read.clone(), store_id, QueryOptions::default());

@@ -368,7 +368,7 @@ impl From<BatchError> for Problem {
             BatchError::ErasureRecordBehind => record_behind(),
             BatchError::KeyUnknown => unavailable("key-store-unavailable", "Keys cannot be reached; nothing is erased"),
             BatchError::Corrupt(_) => internal(),
-            BatchError::Unavailable(_) | BatchError::Overtaken => {
+            BatchError::Unavailable(_) | BatchError::Overtaken | BatchError::CodeUnknown(_) => {
                 unavailable("projections-unavailable", "The definition cannot be run now")
             }
         }

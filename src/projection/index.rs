@@ -319,6 +319,7 @@ mod tests {
             placeholder: None,
             searchable: true,
             sortable: true,
+            public: false,
         };
         let parts = parts.iter().map(|(name, descending)| IndexPart { name: (*name).into(), descending: *descending });
         Definition {
@@ -340,6 +341,7 @@ mod tests {
                 column("tags", ColumnType::List(Box::new(ColumnType::String))),
             ],
             handlers: Default::default(),
+            code: None,
             on_erasure: OnErasure::Redact,
             on_error: OnError::Stop,
             text: String::new(),

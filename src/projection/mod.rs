@@ -8,6 +8,7 @@ pub mod aggregate;
 mod aggregate_rows;
 pub mod apply;
 pub mod cell;
+pub mod code;
 pub mod definition;
 pub mod definitions;
 pub mod duration;

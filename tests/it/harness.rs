@@ -13,7 +13,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use oubliette::app::App;
+use oubliette::app::{App, Extras};
 use oubliette::clock::{Clock, Millis};
 use oubliette::config::Config;
 use oubliette::http;
@@ -88,7 +88,7 @@ impl Server {
 
     /// A server on a directory that may have a store already.
     pub async fn on(dir: TempDir, change: impl FnOnce(&mut Config), clock: Clock) -> Self {
-        Self::behind(dir, change, clock, |keystore| keystore).await
+        Self::bringing(dir, change, clock, Extras::default()).await
     }
 
     /// A server with something in front of its keystore.
@@ -96,13 +96,18 @@ impl Server {
         dir: TempDir,
         change: impl FnOnce(&mut Config),
         clock: Clock,
-        front: impl FnOnce(Arc<dyn Keystore>) -> Arc<dyn Keystore>,
+        front: impl FnOnce(Arc<dyn Keystore>) -> Arc<dyn Keystore> + Send,
     ) -> Self {
+        Self::bringing(dir, change, clock, Extras { in_front: Some(Box::new(front)), ..Extras::default() }).await
+    }
+
+    /// A server in a process that brings something.
+    pub async fn bringing(dir: TempDir, change: impl FnOnce(&mut Config), clock: Clock, extras: Extras<'_>) -> Self {
         let mut config = config_in(dir.path());
         change(&mut config);
         let metrics = Metrics::new(http::route_templates(), Millis(0));
         let limits = config.limits.clone();
-        let (app, first) = App::start_with(config, clock.clone(), metrics, front).await.expect("the server starts");
+        let (app, first) = App::start_with(config, clock.clone(), metrics, extras).await.expect("the server starts");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let (stop, stopped) = oneshot::channel::<()>();

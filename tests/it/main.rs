@@ -18,6 +18,7 @@ mod architecture;
 mod attack;
 mod child;
 mod cli_projections;
+mod code_projection;
 mod conformance;
 mod crash;
 mod erased_valid;

@@ -109,10 +109,11 @@ fn line(part: &Value, kind: &str) -> Value {
         })
         .collect();
     sources.extend(part.get("lookup").and_then(Value::as_str).map(|other| format!("looked up in {other}")));
-    let personal = match (flag("personal"), flag("unknown")) {
-        (true, _) => "yes",
-        (false, true) => "unknown",
-        (false, false) => "no",
+    let personal = match (flag("decided_by_code"), flag("personal"), flag("unknown")) {
+        (true, ..) => "maybe",
+        (_, true, _) => "yes",
+        (_, false, true) => "unknown",
+        (_, false, false) => "no",
     };
     json!({
         "column": format!("{kind}{}", part.get("name").and_then(Value::as_str).unwrap_or_default()),
@@ -135,6 +136,8 @@ mod tests {
         assert_eq!(shown["personal"], "yes");
         assert_eq!(shown["sources"], json!(["contact-created#/name"]));
         assert_eq!(line(&json!({"name": "a", "unknown": true}), "key.")["column"], "key.a");
+        let undecided = json!({"name": "a", "personal": true, "unknown": true, "decided_by_code": true});
+        assert_eq!(line(&undecided, "")["personal"], "maybe");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::projection::definition::{ColumnSource, Definition, Format, Kind, Proj
 use crate::projection::definitions::{Defined, ProjectionRecord, digest};
 use crate::projection::lineage::{self, ColumnLineage, Lineage};
 use crate::projection::query::{Live, RowQuery};
+use crate::schema::Violation;
 
 /// Makes or changes a definition. A changed one is computed beside the one that answers and takes over when it has
 /// caught up; its `version` must be greater.
@@ -107,7 +108,20 @@ fn trace(app: &Shared, definition: &Definition) -> Lineage {
         let traced = lineage::lineage(&other.current, &app.registry, &|_, _| None);
         traced.columns.into_iter().find(|traced| traced.name == column)
     };
-    lineage::lineage(definition, &app.registry, &looked_up)
+    let mut lineage = lineage::lineage(definition, &app.registry, &looked_up);
+    if let Err(name) = app.projections.parts().codes.of(definition) {
+        lineage.violations.push(code_unknown(name));
+    }
+    lineage
+}
+
+fn code_unknown(name: &str) -> Violation {
+    Violation {
+        code: "code-unknown",
+        pointer: "/code".to_owned(),
+        message: format!("this server has no code of the name `{name}`"),
+        hint: Some("code is part of the process: the program that starts the server registers it".to_owned()),
+    }
 }
 
 /// All definitions.

@@ -23,7 +23,7 @@ use serde_json::Value;
 pub(super) use parse_reader::{pointer, violation};
 pub use parse_text::{MOST_BYTES, documents};
 
-use super::expression::Expression;
+use super::expression::{Expression, Root};
 use crate::event::{Category, EventType};
 
 /// Name of a projection or fold: a lower-case letter, then lower-case letters, digits and `_`, at most 64 bytes.
@@ -73,8 +73,10 @@ pub struct Definition {
     /// Columns: those that handlers fill and lookups by name, then derived ones, each after those it reads. For a fold,
     /// the members of its state.
     pub columns: Vec<Column>,
-    /// What to do per event type: the first rule whose guard holds.
+    /// What to do per event type: the first rule whose guard holds. Empty where code or aggregates do it.
     pub handlers: BTreeMap<EventType, Vec<Rule>>,
+    /// Name of the code that handles events instead, whatever their type.
+    pub code: Option<String>,
     /// What happens to rows of a forgotten person.
     pub on_erasure: OnErasure,
     /// What happens when an event cannot be handled.
@@ -144,6 +146,8 @@ pub struct Column {
     pub searchable: bool,
     /// Meant for sorting.
     pub sortable: bool,
+    /// Where code decides what is in the column: that nothing personal may be. Checked with every value.
+    pub public: bool,
 }
 
 /// Where a column's value comes from.
@@ -375,6 +379,23 @@ impl Definition {
     /// Whether rows have timers.
     pub fn has_timers(&self) -> bool {
         self.expires() || matches!(&self.kind, Kind::Rows { due: Some(_), .. })
+    }
+
+    /// Whether code decides what is in a column, so that only an event can tell whether it is personal.
+    pub fn code_decides(&self, column: usize) -> bool {
+        let column = &self.columns[column];
+        self.code.is_some()
+            && match &column.source {
+                ColumnSource::Handlers => !column.public,
+                ColumnSource::Lookup { .. } => false,
+                ColumnSource::Derived(expression) => {
+                    let mut read = expression.reads().iter().filter(|read| read.root == Root::Row);
+                    // The order of derived columns has no circles.
+                    read.any(|read| {
+                        read.path.first().and_then(|name| self.column(name)).is_none_or(|at| self.code_decides(at))
+                    })
+                }
+            }
     }
 
     /// Index of a column.

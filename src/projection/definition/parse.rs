@@ -28,13 +28,14 @@ const MOST_TYPES: usize = 100;
 const MOST_INDEXES: usize = 8;
 const MOST_DUE_MEMBERS: usize = 100;
 
-const PROJECTION_MEMBERS: [&str; 12] = [
+const PROJECTION_MEMBERS: [&str; 13] = [
     "projection",
     "version",
     "from",
     "key",
     "columns",
     "handle",
+    "code",
     "indexes",
     "window",
     "aggregate",
@@ -79,6 +80,7 @@ struct Body {
     kind: Kind,
     columns: Vec<Column>,
     handlers: BTreeMap<EventType, Vec<Rule>>,
+    code: Option<String>,
 }
 
 fn definition(value: &Value, problems: &mut Problems) -> Option<Definition> {
@@ -119,6 +121,7 @@ fn definition(value: &Value, problems: &mut Problems) -> Option<Definition> {
         from: from?,
         columns: body.columns,
         handlers: body.handlers,
+        code: body.code,
         on_erasure: on_erasure.unwrap_or(Some(OnErasure::Redact))?,
         on_error: on_error.unwrap_or(Some(OnError::Stop))?,
         text: canonical(value),
@@ -128,13 +131,14 @@ fn definition(value: &Value, problems: &mut Problems) -> Option<Definition> {
 fn fold_body(object: &Object<'_>, types: &[EventType], problems: &mut Problems) -> Body {
     let columns = columns(object, "state", &Names::fold(), None, problems);
     let names = Names::fold().with(&columns);
+    no_promises(&columns, "/state", problems);
     let handlers = handlers(object, types, &columns, &names, problems);
     let snapshot = object.get("snapshot").and_then(|(value, at)| Object::of(value, &at, &["every"], problems));
     let every = snapshot.and_then(|snapshot| snapshot.need("every", problems));
     let snapshot_every = every.and_then(|(value, at)| from_one(value, &at, problems));
     let invariant = object.get("invariant");
     let invariant = invariant.and_then(|(value, at)| expression(value, &at, INVARIANT_SCOPE, &names, problems));
-    Body { kind: Kind::Fold { snapshot_every, invariant }, columns: columns.list, handlers }
+    Body { kind: Kind::Fold { snapshot_every, invariant }, columns: columns.list, handlers, code: None }
 }
 
 fn rows_body(object: &Object<'_>, name: Option<&ProjectionName>, types: &[EventType], problems: &mut Problems) -> Body {
@@ -142,16 +146,25 @@ fn rows_body(object: &Object<'_>, name: Option<&ProjectionName>, types: &[EventT
     let names = Names::rows(parts);
     let columns = columns(object, "columns", &names, name, problems);
     let names = names.with(&columns);
-    let handlers = handlers(object, types, &columns, &names, problems);
+    let code = object.get("code").and_then(|(value, at)| code(value, &at, problems));
+    let handlers = if object.has("code") {
+        if object.has("handle") {
+            problems.hinted("/handle", "does not go with `code`", "the code handles every event of `from`");
+        }
+        BTreeMap::new()
+    } else {
+        no_promises(&columns, "/columns", problems);
+        handlers(object, types, &columns, &names, problems)
+    };
     let indexes = indexes(object, &names, problems);
     sortable_indexes(&indexes, &columns, problems);
     let due = object.get("due").and_then(|(value, at)| due(value, &at, &columns, &names, problems));
     let kind = Kind::Rows { key, indexes, window: None, aggregates: Vec::new(), due };
-    Body { kind, columns: columns.list, handlers }
+    Body { kind, columns: columns.list, handlers, code }
 }
 
 fn grouped_body(object: &Object<'_>, problems: &mut Problems) -> Body {
-    for member in ["handle", "columns", "due"].into_iter().filter(|name| object.has(name)) {
+    for member in ["handle", "columns", "due", "code"].into_iter().filter(|name| object.has(name)) {
         problems.add(pointer("", member), "does not go with `aggregate` and `window`");
     }
     let (key, parts) = key(object, problems);
@@ -166,7 +179,23 @@ fn grouped_body(object: &Object<'_>, problems: &mut Problems) -> Body {
     let indexes = indexes(object, &names, problems);
     let columns = aggregates.iter().map(|aggregate| partials(&aggregate.name)).collect();
     let kind = Kind::Rows { key, indexes, window, aggregates, due: None };
-    Body { kind, columns, handlers: BTreeMap::new() }
+    Body { kind, columns, handlers: BTreeMap::new(), code: None }
+}
+
+fn code(value: &Value, at: &str, problems: &mut Problems) -> Option<String> {
+    let name = value.as_str().and_then(ProjectionName::parse);
+    if name.is_none() {
+        problems.add(at, "a name of code is a lower-case letter, then a-z 0-9 _, at most 64 characters");
+    }
+    name.map(|name| name.to_string())
+}
+
+/// Where no code decides, lineage knows.
+fn no_promises(columns: &Columns, at: &str, problems: &mut Problems) {
+    for column in columns.list.iter().filter(|column| column.public) {
+        let hint = "what is personal in a column is worked out from the schemas";
+        problems.hinted(pointer(&pointer(at, &column.name), "public"), "means something only with `code`", hint);
+    }
 }
 
 /// The column in which a row keeps what an aggregate has seen so far.
@@ -179,6 +208,7 @@ fn partials(name: &str) -> Column {
         placeholder: None,
         searchable: false,
         sortable: false,
+        public: false,
     }
 }
 

@@ -15,7 +15,7 @@ use crate::projection::expression::{Expression, Root, Scope};
 
 const MOST_COLUMNS: usize = 100;
 
-const MEMBERS: [&str; 7] = ["type", "default", "derive", "lookup", "placeholder", "searchable", "sortable"];
+const MEMBERS: [&str; 8] = ["type", "default", "derive", "lookup", "placeholder", "searchable", "sortable", "public"];
 const DERIVE_SCOPE: Scope = Scope { roots: &[Root::Row, Root::Key], fold: false, bare: false };
 const FOLD_DERIVE_SCOPE: Scope = Scope { roots: &[Root::Row], fold: true, bare: false };
 
@@ -76,7 +76,7 @@ pub(super) fn columns(
         if matches!(column.source, Some(Source::Lookup { .. })) {
             columns.lookups.insert(name.to_owned());
         }
-        let Read { kind, default, source, placeholder, searchable, sortable } = column;
+        let Read { kind, default, source, placeholder, searchable, sortable, public } = column;
         if kind.is_none() || source.is_none() {
             columns.broken.insert(name.to_owned());
         }
@@ -90,13 +90,15 @@ pub(super) fn columns(
             Some(Source::Lookup { projection, column }) => ColumnSource::Lookup { projection, column },
             Some(Source::Handlers) | None => ColumnSource::Handlers,
         };
-        columns.list.push(Column { name: name.to_owned(), kind, default, source, placeholder, searchable, sortable });
+        let name = name.to_owned();
+        columns.list.push(Column { name, kind, default, source, placeholder, searchable, sortable, public });
     }
     derive(&mut columns, &derived, &at, names, problems);
     columns
 }
 
 /// What a column says. `None` for a type or source that is wrong.
+#[derive(Default)]
 struct Read<'v> {
     kind: Option<ColumnType>,
     default: Option<Value>,
@@ -104,6 +106,7 @@ struct Read<'v> {
     placeholder: Option<Value>,
     searchable: bool,
     sortable: bool,
+    public: bool,
 }
 
 enum Source<'v> {
@@ -119,8 +122,7 @@ fn column<'v>(
     own: Option<&ProjectionName>,
     problems: &mut Problems,
 ) -> Read<'v> {
-    let mut read =
-        Read { kind: None, default: None, source: None, placeholder: None, searchable: false, sortable: false };
+    let mut read = Read::default();
     if let Value::String(_) = value {
         read.kind = kind(value, at, problems);
         read.source = Some(Source::Handlers);
@@ -149,6 +151,10 @@ fn column<'v>(
     read.sortable = flag(&object, "sortable", problems);
     if read.sortable && read.kind.as_ref().is_some_and(|kind| !kind.is_scalar()) {
         problems.add(pointer(at, "sortable"), "values of this type have no order");
+    }
+    read.public = flag(&object, "public", problems);
+    if read.public && !matches!(read.source, Some(Source::Handlers) | None) {
+        problems.add(pointer(at, "public"), "only of a column that is filled when events are handled");
     }
     read
 }

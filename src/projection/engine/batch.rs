@@ -18,6 +18,7 @@ use crate::event::{StoreId, SubjectRef};
 use crate::eventlog::{EventLog, Fences, Page, ReadError};
 use crate::keystore::lease::Leases;
 use crate::keystore::{CachedKeystore, DekId, Fetched, KeystoreError};
+use crate::projection::code::{CodeError, CodeProjection, Codes, MOST_ROWS};
 use crate::projection::definition::Definition;
 use crate::projection::row::{CorruptRow, Keys, Row, RowKey, StoredRow};
 use crate::projection::store::{BatchWrite, GenerationId, RawRow, Store};
@@ -47,6 +48,8 @@ pub struct Parts {
     pub store_id: StoreId,
     /// Whether the keystore has seen every erasure in the record.
     pub level: Arc<AtomicBool>,
+    /// Code that definitions may name.
+    pub codes: Arc<Codes>,
     /// Tells of changes of rows, for whoever follows them.
     pub changes: broadcast::Sender<Changed>,
 }
@@ -129,6 +132,9 @@ pub enum BatchError {
     /// Stored bytes contradict their format.
     #[error("the stored {0} is corrupt")]
     Corrupt(&'static str),
+    /// The definition names code that this process does not have.
+    #[error("this process has no code of the name {0}")]
+    CodeUnknown(String),
 }
 
 impl From<DbError> for BatchError {
@@ -191,6 +197,7 @@ pub async fn run(
     if !parts.level.load(Ordering::SeqCst) {
         return Err(BatchError::ErasureRecordBehind);
     }
+    let code = parts.codes.of(definition).map_err(|name| BatchError::CodeUnknown(name.to_owned()))?;
     // A forget that fences after this line waits for the lease, one that fenced before it is in the snapshot.
     let lease = parts.leases.begin();
     let slice = sources::next(parts.log.as_ref(), &definition.from, cursor, limit, MOST_BYTES).await?;
@@ -199,28 +206,34 @@ pub async fn run(
         Slice::Erasure { position, subject, scope } => {
             super::erasure::run(parts, definition, id, cursor, position, (subject, &scope)).await
         }
-        Slice::Events { page, end } => events(parts, definition, id, (cursor, end), &page).await,
+        Slice::Events { page, end } => events(parts, (definition, code.as_deref()), id, (cursor, end), &page).await,
     };
     drop(lease);
     done
 }
 
+/// A definition and its code.
+type Program<'d> = (&'d Definition, Option<&'d dyn CodeProjection>);
+
 async fn events(
     parts: &Parts,
-    definition: &Definition,
+    (definition, code): Program<'_>,
     id: GenerationId,
     span: (u64, u64),
     page: &Page,
 ) -> Result<Progress, BatchError> {
     let (views, of_events) = views(parts, page).await?;
     let wanted: BTreeSet<RowKey> = views.iter().flat_map(|view| work::candidates(definition, view)).collect();
-    let (rows, mut keys, _) = load(parts, definition, id, wanted.into_iter().collect()).await?;
-    keys.extend(of_events);
-    let mut work = Work::new(definition, rows, keys);
+    let mut work = Work::new(definition, HashMap::new(), of_events);
+    read_rows(parts, definition, id, wanted.into_iter().collect(), &mut work).await?;
     let mut end = span.1;
     let mut stopped = None;
     for view in &views {
-        if let Err(stop) = work.event(view) {
+        let handled = match code {
+            Some(code) => by_code(parts, (definition, code), id, view, &mut work).await?,
+            None => work.event(view),
+        };
+        if let Err(stop) = handled {
             if work.parks(&stop) {
                 continue;
             }
@@ -237,7 +250,7 @@ async fn events(
         Ok(write) => write,
         // One of several events made a row too large: find it by going one by one.
         Err(stop) if views.len() > 1 => {
-            return Box::pin(one_by_one(parts, definition, id, span.0, stop)).await;
+            return Box::pin(one_by_one(parts, (definition, code), id, span.0, stop)).await;
         }
         Err(stop) => {
             let cursor = views.first().map_or(span.0, |view| view.position.0);
@@ -255,15 +268,46 @@ async fn events(
     })
 }
 
-async fn one_by_one(
+/// Rows are read as the code asks for them, and the event is handled from the beginning each time.
+async fn by_code(
+    parts: &Parts,
+    (definition, code): (&Definition, &dyn CodeProjection),
+    id: GenerationId,
+    view: &EventView,
+    work: &mut Work<'_>,
+) -> Result<Result<(), Stop>, BatchError> {
+    // Every round reads at least one row. Code that asks for others each time does not always do the same.
+    for _ in 0..=MOST_ROWS {
+        match work.event_by(code, view) {
+            Ok(keys) if keys.is_empty() => return Ok(Ok(())),
+            Ok(keys) => read_rows(parts, definition, id, keys, work).await?,
+            Err(stop) => return Ok(Err(stop)),
+        }
+    }
+    Ok(Err((view.position.0, &CodeError::TooManyRows).into()))
+}
+
+async fn read_rows(
     parts: &Parts,
     definition: &Definition,
+    id: GenerationId,
+    wanted: Vec<RowKey>,
+    work: &mut Work<'_>,
+) -> Result<(), BatchError> {
+    let (rows, keys, _) = load(parts, definition, id, wanted.clone()).await?;
+    work.add(wanted, rows, keys);
+    Ok(())
+}
+
+async fn one_by_one(
+    parts: &Parts,
+    program: Program<'_>,
     id: GenerationId,
     cursor: u64,
     stop: Stop,
 ) -> Result<Progress, BatchError> {
-    match sources::next(parts.log.as_ref(), &definition.from, cursor, 1, MOST_BYTES).await? {
-        Some(Slice::Events { page, end }) => events(parts, definition, id, (cursor, end), &page).await,
+    match sources::next(parts.log.as_ref(), &program.0.from, cursor, 1, MOST_BYTES).await? {
+        Some(Slice::Events { page, end }) => events(parts, program, id, (cursor, end), &page).await,
         _ => Ok(Progress::Stopped { cursor, stop }),
     }
 }

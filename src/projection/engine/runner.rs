@@ -112,6 +112,9 @@ const LONGEST_RETRY: Duration = Duration::from_secs(5);
 impl Runner {
     /// Runs until told to end.
     pub async fn run(mut self) {
+        if let Err(code) = self.parts.codes.of(&self.definition) {
+            tracing::warn!(projection = %self.definition.name, code, "this process has not the code of a projection");
+        }
         let mut head = self.parts.log.watch();
         let mut retry = Duration::from_millis(50);
         loop {
@@ -225,6 +228,7 @@ fn cause(error: &BatchError) -> Cause {
         BatchError::ErasureRecordBehind => "erasure-record-behind",
         BatchError::Overtaken => "overtaken",
         BatchError::Corrupt(_) => "corrupt",
+        BatchError::CodeUnknown(_) => "code-unknown",
     };
     Cause { position: None, code, message: error.to_string() }
 }

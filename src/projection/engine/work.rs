@@ -3,13 +3,14 @@
 //! Owns: what they were, what they are now, and the write that makes it so. Must not know: the log, tables. A value whose
 //! keys are not all alive is dropped at once: the next event must not see more than a rebuild would.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::clock::Millis;
 use crate::event::StoreId;
 use crate::keystore::DekId;
-use crate::projection::apply::{self, ApplyError, Outcome};
+use crate::projection::apply::{self, ApplyError, Change, Outcome};
 use crate::projection::cell::{Cell, Content};
+use crate::projection::code::{self, CodeError, CodeProjection, Handled};
 use crate::projection::definition::{Definition, Kind, OnError};
 use crate::projection::row::{EncodeError, Keys, Row, RowKey};
 use crate::projection::store::{BatchWrite, RawRow, RowWrite};
@@ -32,6 +33,12 @@ pub struct Stop {
     pub message: String,
 }
 
+impl From<(u64, &CodeError)> for Stop {
+    fn from((position, error): (u64, &CodeError)) -> Self {
+        Self { position, code: error.code(), message: error.to_string() }
+    }
+}
+
 impl Stop {
     fn new(position: u64, error: &ApplyError) -> Self {
         Self { position, code: error.code(), message: error.to_string() }
@@ -52,6 +59,8 @@ pub struct Work<'d> {
     definition: &'d Definition,
     before: HashMap<RowKey, Row>,
     after: HashMap<RowKey, Option<Row>>,
+    /// Rows that were looked for, there or not.
+    read: HashSet<RowKey>,
     keys: Keys,
     parked: Vec<Stop>,
     last: u64,
@@ -60,7 +69,32 @@ pub struct Work<'d> {
 impl<'d> Work<'d> {
     /// Work on these rows, with every key that is alive.
     pub fn new(definition: &'d Definition, before: HashMap<RowKey, Row>, keys: Keys) -> Self {
-        Self { definition, before, after: HashMap::new(), keys, parked: Vec::new(), last: 0 }
+        Self { definition, before, after: HashMap::new(), read: HashSet::new(), keys, parked: Vec::new(), last: 0 }
+    }
+
+    /// Adds what was found when these rows were looked for, with the keys that are alive.
+    pub fn add(&mut self, read: impl IntoIterator<Item = RowKey>, found: HashMap<RowKey, Row>, keys: Keys) {
+        self.read.extend(read);
+        self.before.extend(found);
+        self.keys.extend(keys);
+    }
+
+    /// Lets code handle one event; keys of rows that have to be read first, if there are any.
+    ///
+    /// # Errors
+    /// [`Stop`]; the event changed nothing.
+    pub fn event_by(&mut self, code: &dyn CodeProjection, view: &EventView) -> Result<Vec<RowKey>, Stop> {
+        self.last = view.position.0;
+        let row_of = |key: &RowKey| match self.after.get(key) {
+            Some(row) => Some(row.as_ref()),
+            None => self.before.get(key).map(Some).or_else(|| self.read.contains(key).then_some(None)),
+        };
+        match code::handle(code, self.definition, view, &row_of) {
+            Ok(Handled::Needs(keys)) => return Ok(keys),
+            Ok(Handled::Done(changes)) => self.take(changes),
+            Err(error) => return Err((view.position.0, &error).into()),
+        }
+        Ok(Vec::new())
     }
 
     /// Handles one event.
@@ -78,7 +112,12 @@ impl<'d> Work<'d> {
         } else {
             apply::handle(self.definition, view, row_of)
         };
-        for change in handled.map_err(|error| Stop::new(view.position.0, &error))? {
+        self.take(handled.map_err(|error| Stop::new(view.position.0, &error))?);
+        Ok(())
+    }
+
+    fn take(&mut self, changes: Vec<Change>) {
+        for change in changes {
             match change.outcome {
                 Outcome::Unchanged => {}
                 Outcome::Deleted => drop(self.after.insert(change.key, None)),
@@ -88,7 +127,6 @@ impl<'d> Work<'d> {
                 }
             }
         }
-        Ok(())
     }
 
     /// Puts an event aside if the definition says so.

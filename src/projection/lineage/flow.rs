@@ -26,12 +26,14 @@ pub(super) struct Flow {
     pub unknown: bool,
     /// Values flow together that have no purpose in common.
     pub conflict: bool,
+    /// Code decides what flows in.
+    pub by_code: bool,
 }
 
 impl Flow {
     /// Whether something personal may flow in.
     pub fn is_personal(&self) -> bool {
-        !self.origins.is_empty()
+        !self.origins.is_empty() || self.by_code
     }
 
     /// Adds what another value brings; one of the two flows in, not both at once.
@@ -39,6 +41,7 @@ impl Flow {
         self.origins.extend(other.origins.iter().cloned());
         self.unknown |= other.unknown;
         self.conflict |= other.conflict;
+        self.by_code |= other.by_code;
         self.add_ways(&other.ways);
     }
 
@@ -83,7 +86,9 @@ impl<'d> Analysis<'d> {
     pub fn new(definition: &'d Definition, registry: &Registry) -> Self {
         let inline = registry.takes_inline_marks(definition.from.category.as_ref());
         let aggregates = matches!(&definition.kind, Kind::Rows { aggregates, .. } if !aggregates.is_empty());
-        let names: Vec<String> = match (aggregates, definition.from.types.is_empty()) {
+        // Neither aggregates nor code say for which types they do something.
+        let any = aggregates || definition.code.is_some();
+        let names: Vec<String> = match (any, definition.from.types.is_empty()) {
             (false, _) => definition.handlers.keys().map(ToString::to_string).collect(),
             (true, false) => definition.from.types.iter().map(ToString::to_string).collect(),
             (true, true) => registry.types().into_iter().map(|summary| summary.event_type).collect(),
@@ -96,11 +101,30 @@ impl<'d> Analysis<'d> {
         let mut analysis = Self {
             definition,
             types: names.into_iter().map(facts).collect(),
-            others: aggregates && definition.from.types.is_empty() && inline,
+            others: any && definition.from.types.is_empty() && inline,
             columns: vec![Flow::default(); definition.columns.len()],
         };
+        if definition.code.is_some() {
+            analysis.code();
+        }
         while analysis.round() {}
         analysis
+    }
+
+    /// Code may put anything of any event into any column that was not promised to be public.
+    fn code(&mut self) {
+        let mut flow = Flow { by_code: true, unknown: true, ..Flow::default() };
+        for (name, facts) in &self.types {
+            for mark in facts.versions.iter().flat_map(|version| version.marks.iter()) {
+                flow.origins.insert(origin(name, mark));
+                flow.add_ways(&[mark.purposes.iter().cloned().collect()].into());
+            }
+        }
+        for (at, column) in self.definition.columns.iter().enumerate() {
+            if matches!(column.source, ColumnSource::Handlers) && !column.public {
+                self.columns[at] = flow.clone();
+            }
+        }
     }
 
     /// What flows into each column.
@@ -144,6 +168,7 @@ impl<'d> Analysis<'d> {
             flow.add_ways(&other.ways);
             flow.origins.extend(other.origins.iter().cloned());
             flow.unknown |= other.unknown;
+            flow.by_code |= other.by_code;
         }
         flow
     }

@@ -97,6 +97,9 @@ pub struct ColumnLineage {
     pub purposes: Vec<Purpose>,
     /// What flows into it.
     pub sources: Vec<Origin>,
+    /// Code decides what is in it: it may be personal in one row and public in the next.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub decided_by_code: bool,
     /// Column of another projection it is looked up in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lookup: Option<String>,
@@ -176,6 +179,7 @@ fn column_lineage(
             owners_roles: Vec::new(),
             purposes: Vec::new(),
             sources: Vec::new(),
+            decided_by_code: false,
             lookup: None,
         };
         let found = lookup(projection, other).unwrap_or(nothing_known);
@@ -190,6 +194,7 @@ fn column_lineage(
         owners_roles: roles.into_iter().collect(),
         purposes: purposes.into_iter().collect(),
         sources: flow.origins.iter().cloned().collect(),
+        decided_by_code: flow.by_code,
         lookup: None,
     }
 }

@@ -118,6 +118,10 @@ const KEEP: Place = Place {
     hint: "use `redact` (the row stays, with placeholders) or `delete_row`",
 };
 
+/// Where code decides, somebody can promise.
+const PROMISE: &str =
+    "code decides about the column: if it is never personal, say so (`public: true`); every value is held to it";
+
 struct Found<'a, 'd> {
     analysis: &'a Analysis<'d>,
     violations: Vec<Violation>,
@@ -127,7 +131,8 @@ struct Found<'a, 'd> {
 impl Found<'_, '_> {
     fn refuse(&mut self, at: &str, flow: &Flow, place: &Place) {
         if flow.is_personal() {
-            self.push(place.code, at, format!("{}: {}", place.message, named(flow)), place.hint);
+            let hint = if flow.by_code { PROMISE } else { place.hint };
+            self.push(place.code, at, format!("{}: {}", place.message, named(flow)), hint);
         }
     }
 
@@ -214,6 +219,7 @@ impl Found<'_, '_> {
         let mut all = Flow::default();
         for flow in self.analysis.columns() {
             all.origins.extend(flow.origins.iter().cloned());
+            all.by_code |= flow.by_code;
         }
         self.refuse("/on_erasure/keep", &all, &KEEP);
     }
@@ -222,6 +228,9 @@ impl Found<'_, '_> {
 /// The places of a flow, in words. Names come from schemas, never from events.
 fn named(flow: &Flow) -> String {
     let names = flow.origins.iter().take(MOST_NAMED).map(|origin| format!("{} {}", origin.event_type, origin.pointer));
+    if flow.by_code {
+        return "code decides what is in it".to_owned();
+    }
     let mut text = names.collect::<Vec<_>>().join(", ");
     if flow.origins.len() > MOST_NAMED {
         text.push_str(", …");

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::{Live, QueryError, QueryOptions, RowQuery};
-use crate::projection::definition::{Aggregate, Definition, Index, Kind, Window};
+use crate::projection::definition::{Aggregate, ColumnSource, Definition, Index, Kind, Window};
 use crate::projection::expression::{Expression, Root, Scope};
 use crate::projection::index::{self, WINDOW, WINDOW_START};
 use crate::projection::{duration, window};
@@ -95,6 +95,9 @@ impl<'q> Plan<'q> {
             return Err(QueryError::TooManySorts { limit: MOST_SORTS });
         }
         let reads = reads(definition, query)?;
+        if !query.by_body {
+            refuse_undecided(live, &reads)?;
+        }
         let (grouping, window) = grouping(definition, aggregates, window.as_ref(), query, &reads)?;
         let names = Names { definition, grouping: &grouping };
         let fields = match &query.fields {
@@ -197,6 +200,25 @@ fn reads(definition: &Definition, query: &RowQuery) -> Result<Vec<(Name, Vec<Str
         found.push((meaning, path.to_vec()));
     }
     Ok(found)
+}
+
+/// What code decides may be personal in any row: such a filter does not belong in a URL, whatever the rows of today hold.
+fn refuse_undecided(live: &Live<'_>, reads: &[(Name, Vec<String>)]) -> Result<(), QueryError> {
+    for (name, _) in reads {
+        let Name::Column(at) = name else { continue };
+        let column = &live.definition.columns[*at];
+        let undecided = match &column.source {
+            ColumnSource::Lookup { projection, column } => {
+                let other = live.lookups.iter().find(|(other, _)| other.name == *projection);
+                other.is_some_and(|(other, _)| other.column(column).is_some_and(|at| other.code_decides(at)))
+            }
+            ColumnSource::Handlers | ColumnSource::Derived(_) => live.definition.code_decides(*at),
+        };
+        if undecided {
+            return Err(QueryError::PersonalFilterInUrl { column: column.name.clone() });
+        }
+    }
+    Ok(())
 }
 
 /// How items come about, and the length of the windows they come from.

@@ -225,6 +225,7 @@ pub fn column_of(name: &str, kind: ColumnType) -> Column {
         placeholder: None,
         searchable: true,
         sortable: true,
+        public: false,
     }
 }
 
@@ -248,6 +249,7 @@ pub fn definition(name: &str, parts: &[&str], columns: Vec<Column>, indexes: &[&
         from: Source { category: None, types: vec![] },
         columns,
         handlers: BTreeMap::new(),
+        code: None,
         on_erasure: OnErasure::Redact,
         on_error: OnError::Stop,
         text: String::new(),

@@ -50,6 +50,42 @@ fn check(make: impl Fn(&str) -> String, table: &[(&str, &str)]) {
     }
 }
 
+fn coded(part: &str) -> String {
+    let name = part.split(':').next().unwrap();
+    let parts = [
+        "projection: p",
+        "version: 1",
+        "from: {types: [made]}",
+        "key: {region: data.region}",
+        "columns: {n: {type: int, public: true}, m: {type: int, derive: row.n + 1}, name: string}",
+        "code: regions",
+    ];
+    let others: Vec<&str> = parts.into_iter().filter(|other| other.split(':').next() != Some(name)).collect();
+    format!("{}\n{part}", others.join("\n"))
+}
+
+#[test]
+fn code() {
+    let definition = parse(&coded("on_error: park"));
+    assert_eq!((definition.code.as_deref(), definition.handlers.len()), (Some("regions"), 0));
+    let undecided = definition.columns.iter().enumerate().filter(|(at, _)| definition.code_decides(*at));
+    assert_eq!(undecided.map(|(_, column)| column.name.as_str()).collect::<Vec<_>>(), ["name"]);
+    check(
+        coded,
+        &[
+            ("code: 1", "/code"),
+            ("code: Regions", "/code"),
+            ("handle: {made: {set: {n: 1}}}", "/handle"),
+            ("columns: {n: {type: int, public: maybe}}", "/columns/n/public"),
+            ("columns: {n: {type: int, derive: '1', public: true}}", "/columns/n/public"),
+            ("columns: {n: {type: int, lookup: q.n, public: true}}", "/columns/n/public"),
+        ],
+    );
+    check(projection, &[("columns: {name: {type: string, public: true}}", "/columns/name/public")]);
+    check(fold, &[("state: {n: {type: int, public: true}}", "/state/n/public"), ("code: regions", "/code")]);
+    check(grouped, &[("code: regions", "/code")]);
+}
+
 #[test]
 fn the_bases_are_good() {
     for text in [projection("on_error: stop"), fold("on_error: stop"), grouped("on_error: stop")] {
