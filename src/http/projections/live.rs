@@ -11,7 +11,7 @@ use axum::http::{HeaderName, HeaderValue};
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::Stream;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::{broadcast, watch};
 
 use super::super::extract::{Caller, Shared};
@@ -22,7 +22,7 @@ use super::super::serve::{LeasedChunk, SocketGuard, leased};
 use super::rows::find;
 use crate::projection::engine::Running;
 use crate::projection::engine::batch::Changed;
-use crate::projection::query::{QueryError, RenderedRows, RowQuery};
+use crate::projection::query::{RenderedRows, RowQuery};
 use crate::projection::row::RowKey;
 use crate::projection::store::GenerationId;
 use crate::read::Viewer;
@@ -32,20 +32,24 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Opens a live stream of rows.
 ///
 /// # Errors
-/// 429 when the caller has too many open.
+/// 429 when the caller has too many open, 400 for groups: one changed row says nothing about the group it is in.
 pub fn rows(
     app: Shared,
-    caller: &Caller,
+    caller: Caller,
     guard: Option<SocketGuard>,
     name: String,
     query: RowQuery,
     viewer: Viewer,
 ) -> Result<Response, Problem> {
-    let open = Open::enter(&app, caller)?;
+    if !query.group_by.is_empty() || query.step.is_some() {
+        return Err(Problem::parameter("group_by", "and step have no meaning for a live stream"));
+    }
+    let open = Open::enter(&app, &caller)?;
     let changes = app.projections.parts().changes.subscribe();
     let stopping = app.stopping.subscribe();
     let walk = Walk {
         app,
+        caller,
         name,
         query,
         viewer,
@@ -63,6 +67,7 @@ pub fn rows(
 
 struct Walk {
     app: Shared,
+    caller: Caller,
     name: String,
     query: RowQuery,
     viewer: Viewer,
@@ -98,9 +103,20 @@ impl Walk {
             Stage::Begin => Some(self.begin().await),
             Stage::All(running) => Some(match self.page(running).await {
                 Ok(chunk) => chunk,
-                Err(error) => (problem(error), None),
+                Err(error) => (problem(&error), None),
             }),
-            Stage::Live(generation) => Some(self.change(generation).await),
+            Stage::Live(generation) => {
+                let chunk = self.change(generation).await;
+                // Asked after the wait: a revocation takes effect although nothing changes.
+                let valid = self.caller.still_valid(&self.app);
+                Some(valid.map_or_else(
+                    |error| {
+                        self.stage = Stage::Ended;
+                        (problem(&error), None)
+                    },
+                    |()| chunk,
+                ))
+            }
             Stage::Ended => None,
         }
     }
@@ -122,8 +138,11 @@ impl Walk {
         }
     }
 
-    async fn page(&mut self, running: Running) -> Result<LeasedChunk, QueryError> {
-        let found = find(&self.app, &running, &self.query, &self.viewer).await?;
+    async fn page(&mut self, running: Running) -> Result<LeasedChunk, Problem> {
+        let Some(found) = find(&self.app, &self.caller, &running, &self.query, &self.viewer).await? else {
+            self.stage = Stage::Begin;
+            return Ok((Bytes::from_static(b": rebuilt\n\n"), None));
+        };
         let mut out = row_frames(&found);
         self.query.after.clone_from(&found.next);
         if self.query.after.is_some() {
@@ -176,15 +195,19 @@ impl Walk {
             return (Bytes::from_static(b": rebuilt\n\n"), None);
         };
         self.query.key = Some(key);
-        match find(&self.app, &running, &self.query, &self.viewer).await {
-            Ok(found) => {
+        match find(&self.app, &self.caller, &running, &self.query, &self.viewer).await {
+            Ok(None) => {
+                self.stage = Stage::Begin;
+                (Bytes::from_static(b": rebuilt\n\n"), None)
+            }
+            Ok(Some(found)) => {
                 self.stage = Stage::Live(generation);
                 if found.items.is_empty() {
                     return (frame(None, "row-removed", &json!({"_key": key.to_string()})), None);
                 }
                 (Bytes::from(row_frames(&found)), Some(found.lease))
             }
-            Err(error) => (problem(error), None),
+            Err(error) => (problem(&error), None),
         }
     }
 }
@@ -199,7 +222,6 @@ fn row_frames(found: &RenderedRows) -> Vec<u8> {
     out
 }
 
-fn problem(error: QueryError) -> Bytes {
-    let body: Value = Problem::from(error).body();
-    frame(None, "problem", &body)
+fn problem(error: &Problem) -> Bytes {
+    frame(None, "problem", &error.body())
 }
