@@ -214,3 +214,52 @@ async fn who_came_back_is_in_the_sum_again() {
     let row = rows(&server, "/v1/projections/pay/rows").await[0].clone();
     assert_eq!((&row["sum"], &row["_redacted_count"]["sum"]), (&json!(48), &json!(1)), "{row}");
 }
+
+/// A due event is found again in its stream: in another stream every one that was ever emitted would come again.
+#[tokio::test(flavor = "multi_thread")]
+async fn due_events_do_not_come_again_in_another_stream() {
+    let server = start().await;
+    let reminders = |version: u32, stream: &str| {
+        json!({"projection": "reminders", "version": version, "from": {"types": ["noted"]}, "key": {"job": "data.job"},
+            "columns": {"at": "timestamp"}, "handle": {"noted": {"upsert": {"at": "data.at"}}},
+            "due": {"at": "at", "emit": {"type": "reminded", "stream": stream, "data": {"job": "key.job"}}}})
+    };
+    server.put("/v1/projections/reminders", &reminders(1, "'mail-' + key.job")).await.expect(201);
+    let without = json!({"projection": "reminders", "version": 2, "from": {"types": ["noted"]}, "key": {"job": "data.job"},
+        "columns": {"at": "timestamp"}, "handle": {"noted": {"upsert": {"at": "data.at"}}}});
+    server.put("/v1/projections/reminders", &without).await.expect(200);
+    let refused = server.put("/v1/projections/reminders", &reminders(3, "'post-' + key.job")).await.expect(409);
+    assert_eq!(refused.code(), "projection-due-stream");
+    server.put("/v1/projections/reminders", &reminders(3, "'mail-' + key.job")).await.expect(200);
+}
+
+/// Who follows rows is told when a looked-up value is forgotten.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forgotten_value_that_is_looked_up_is_told_of() {
+    let server = start().await;
+    let schema = json!({"type": "object", "additionalProperties": false, "required": ["k", "person"],
+        "x-data-subjects": {"person": {"id": "/person"}},
+        "properties": {"k": {"type": "string"}, "person": {"type": "string"},
+            "name": {"type": "string", "x-personal-data": {"subject": "person", "category": "name"}}}});
+    server.schema("named", &schema).await;
+    let names = json!({"projection": "names", "version": 1, "from": {"types": ["named"]}, "key": {"k": "data.k"},
+        "columns": {"name": "string"}, "handle": {"named": {"set": {"name": "data.name"}}}});
+    let counts = json!({"projection": "counts", "version": 1, "from": {"types": ["named"]}, "key": {"k": "data.k"},
+        "columns": {"n": {"type": "int", "default": 0}, "name": {"type": "string", "lookup": "names.name"}},
+        "handle": {"named": {"increment": {"n": 1}}}});
+    server.put("/v1/projections/names", &names).await.expect(201);
+    server.put("/v1/projections/counts", &counts).await.expect(201);
+    server.append("s-1", "named", &json!({"k": "a", "person": "ada", "name": "Ada Lovelace"})).await.expect(201);
+    rows(&server, "/v1/projections/counts/rows").await;
+    let mut body = follow(&server, "Bearer dev", "text/event-stream", "/v1/projections/counts/rows").await;
+    assert!(read_until(&mut body, "caught-up").await.contains("Ada Lovelace"));
+    server.forget("ada").await;
+    let mut seen = String::new();
+    for _ in 0..6 {
+        seen.push_str(&read_until(&mut body, "[erased]").await);
+        if seen.contains("[erased]") {
+            return;
+        }
+    }
+    panic!("{seen}");
+}

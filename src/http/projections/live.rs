@@ -13,12 +13,14 @@ use bytes::Bytes;
 use futures_util::Stream;
 use serde_json::json;
 use tokio::sync::{broadcast, watch};
+use tokio::time::Instant;
 
 use super::super::extract::{Caller, Shared};
 use super::super::live::{Open, frame};
 use super::super::problem::Problem;
 use super::super::read::personal_headers;
 use super::super::serve::{LeasedChunk, SocketGuard, leased};
+use super::define::lookups;
 use super::rows::find;
 use crate::projection::engine::Running;
 use crate::projection::engine::batch::Changed;
@@ -28,6 +30,8 @@ use crate::projection::store::GenerationId;
 use crate::read::Viewer;
 
 const HEARTBEAT: Duration = Duration::from_secs(15);
+/// How long looked-up rows may have changed before everything is told again: which rows show them is not known here.
+const LOOKED_UP: Duration = Duration::from_secs(5);
 
 /// Opens a live stream of rows.
 ///
@@ -56,6 +60,8 @@ pub fn rows(
         changes,
         stopping,
         pending: VecDeque::new(),
+        looked_up: Vec::new(),
+        again: None,
         stage: Stage::Begin,
         _open: open,
     };
@@ -75,6 +81,10 @@ struct Walk {
     stopping: watch::Receiver<bool>,
     /// Changed rows that are still to be told.
     pending: VecDeque<RowKey>,
+    /// Projections that columns are looked up in, and the generations that answered there.
+    looked_up: Vec<(String, Option<GenerationId>)>,
+    /// When all is told again because something looked up has changed.
+    again: Option<Instant>,
     stage: Stage,
     _open: Open,
 }
@@ -128,6 +138,12 @@ impl Walk {
             Ok(running) => {
                 let body = json!({"projection": self.name, "version": running.definition.version});
                 self.query.after = None;
+                self.again = None;
+                self.looked_up.clear();
+                for other in lookups(&running.definition) {
+                    let answers = self.app.projections.get(&other).await.and_then(|known| known.live);
+                    self.looked_up.push((other, answers.map(|live| live.generation.id)));
+                }
                 self.pending.clear();
                 self.query.key = None;
                 self.query.limit = self.app.rows.options().max_limit;
@@ -159,7 +175,12 @@ impl Walk {
             return self.changed_row(generation, key).await;
         }
         loop {
-            match tokio::time::timeout(HEARTBEAT, self.changes.recv()).await {
+            let wait = self.again.map_or(HEARTBEAT, |at| at.saturating_duration_since(Instant::now()));
+            match tokio::time::timeout(wait, self.changes.recv()).await {
+                Err(_) if self.again.is_some() => {
+                    self.stage = Stage::Begin;
+                    return (Bytes::from_static(b": looked-up rows changed\n\n"), None);
+                }
                 Err(_) => {
                     // A swap or a removal is not a change of rows.
                     let now = self.app.projections.get(&self.name).await.and_then(|known| known.live);
@@ -182,7 +203,15 @@ impl Walk {
                         return self.changed_row(generation, key).await;
                     }
                 }
-                Ok(Ok(_)) => {}
+                Ok(Ok(other)) => {
+                    let seen = |(name, generation): &(String, Option<GenerationId>)| match &other {
+                        Changed::Rows { generation: changed, .. } => *generation == Some(*changed),
+                        Changed::Swapped { name: swapped } => name == swapped,
+                    };
+                    if self.looked_up.iter().any(seen) {
+                        self.again.get_or_insert_with(|| Instant::now() + LOOKED_UP);
+                    }
+                }
             }
         }
     }
