@@ -285,6 +285,11 @@ pub enum GrantError {
 }
 
 impl Grant {
+    /// Whether it has expired.
+    fn is_over(&self, now: Millis) -> bool {
+        self.expires_at.as_deref().and_then(Millis::parse_rfc3339).is_some_and(|at| now >= at)
+    }
+
     /// Checks a grant handed in by an administrator.
     ///
     /// # Errors
@@ -374,8 +379,13 @@ impl ApiKeys {
         let keys = self.by_hash.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         let (hash, principal) = keys.get_key_value(&presented)?;
         let same = bool::from(hash.ct_eq(&presented));
-        let expires = principal.grant.expires_at.as_deref().and_then(Millis::parse_rfc3339);
-        (same && expires.is_none_or(|at| now < at)).then(|| Arc::clone(principal))
+        (same && !principal.grant.is_over(now)).then(|| Arc::clone(principal))
+    }
+
+    /// Whether a key that was valid still is: for answers that take long.
+    pub fn is_valid(&self, principal: &Principal, now: Millis) -> bool {
+        let keys = self.by_hash.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        keys.values().any(|key| key.id == principal.id) && !principal.grant.is_over(now)
     }
 
     /// Every key, by id.

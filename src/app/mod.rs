@@ -108,6 +108,11 @@ pub enum StartError {
     /// The first API key cannot be recorded.
     #[error("the first API key cannot be recorded: {0}")]
     FirstKey(#[from] RecordError),
+    /// The file of projections does not open.
+    #[error(
+        "the file of projections does not open: {0}; it can be computed again: stop the server, remove {1} and start"
+    )]
+    TablesFile(OpenError, String),
     /// The tables of projections cannot be used.
     #[error("the tables of projections cannot be used: {0}")]
     Tables(DbError),

@@ -101,8 +101,10 @@ pub(super) async fn open(config: &Config, entropy: &Arc<Entropy>) -> Result<Stor
 pub(super) async fn projection_tables(config: &Config, id: StoreId) -> Result<Store, StartError> {
     let path = config.projections_db();
     for _ in 0..2 {
-        let opened = SqliteDb::open(&path, store::MIGRATIONS, config.readers, config.cache_kib, "projections")?;
-        let unusable = OpenError::Unusable { reason: "projections" };
+        let refused = |error| StartError::TablesFile(error, format!("{}*", path.display()));
+        let opened = SqliteDb::open(&path, store::MIGRATIONS, config.readers, config.cache_kib, "projections");
+        let opened = opened.map_err(refused)?;
+        let unusable = refused(OpenError::Unusable { reason: "projections" });
         let db = Db::Sqlite(opened);
         if let Some(store) = Store::open(db.clone(), id).await.map_err(|_| unusable)? {
             return Ok(store);
@@ -115,7 +117,7 @@ pub(super) async fn projection_tables(config: &Config, id: StoreId) -> Result<St
             let _ = std::fs::remove_file(name);
         }
     }
-    Err(OpenError::Unusable { reason: "projections" }.into())
+    Err(StartError::TablesFile(OpenError::Unusable { reason: "projections" }, path.display().to_string()))
 }
 
 fn log_options(config: &Config) -> sqlite::Options {

@@ -44,6 +44,18 @@ impl Caller {
         Err(Problem::forbidden("This key has no role that may do this").with("roles", roles))
     }
 
+    /// Refuses with 401 once the key was revoked or has expired: for answers that take long. A revocation takes effect at
+    /// once, and not when a live stream happens to end.
+    ///
+    /// # Errors
+    /// 401 `unauthenticated`.
+    pub fn still_valid(&self, app: &App) -> Result<(), Problem> {
+        if app.api_keys.is_valid(&self.principal, app.clock.now()) {
+            return Ok(());
+        }
+        Err(Problem::new(StatusCode::UNAUTHORIZED, "unauthenticated", "The API key is not valid any more"))
+    }
+
     /// What this caller sees of personal data, by roles, granted purposes and the request's headers.
     ///
     /// # Errors

@@ -73,7 +73,7 @@ pub async fn events(
     let shows_system = caller.principal.may(Permission::ReadSystem) && subscription.system;
     let follower = Follower::new(app.reader.clone(), viewer, subscription, position, HEARTBEAT);
     let stopping = app.stopping.subscribe();
-    let state = Live { app, follower, one_stream, shows_system, stage: Stage::Opening, stopping, _open: open };
+    let state = Live { app, caller, follower, one_stream, shows_system, stage: Stage::Opening, stopping, _open: open };
     let mut response = Response::new(leased(frames(state), guard));
     personal_headers(response.headers_mut(), "text/event-stream");
     response.headers_mut().insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
@@ -93,6 +93,7 @@ async fn erasures_from(app: &Shared, read: &ReadQuery, from: u64) -> Result<u64,
 
 struct Live {
     app: Shared,
+    caller: Caller,
     follower: Follower,
     one_stream: bool,
     shows_system: bool,
@@ -121,6 +122,11 @@ fn frames(live: Live) -> impl Stream<Item = Result<LeasedChunk, Infallible>> {
             next = live.follower.next() => next,
             _ = live.stopping.wait_for(|stopping| *stopping) => return None,
         };
+        // Asked after the wait: whatever came may have come after the key was revoked.
+        if let Err(problem) = live.caller.still_valid(&live.app) {
+            live.stage = Stage::Ended;
+            return Some((Ok((frame(None, "problem", &problem.body()), None)), live));
+        }
         let chunk = match next {
             Ok(Frame::Page(page)) => {
                 count(&live.app, &page);

@@ -118,7 +118,7 @@ async fn answer(
     }
     match format {
         Format::Json => page(&app, &caller, &headers, guard, read, &viewer, &bound).await,
-        Format::Ndjson => Ok(lines(app, guard, read, viewer, explicit)),
+        Format::Ndjson => Ok(lines(app, caller, guard, read, viewer, explicit)),
         Format::Sse => live::events(app, caller, guard, read, viewer, last_seen).await,
     }
 }
@@ -325,20 +325,29 @@ fn etag(page: &Rendered, viewer: &Viewer, bound: &str) -> Option<String> {
 }
 
 /// A range as lines, page by page, each page under its own lease; the last line says what came.
-fn lines(app: Shared, guard: Option<SocketGuard>, read: ReadQuery, viewer: Viewer, most: Option<u64>) -> Response {
-    let mut response = Response::new(leased(line_chunks(app, read, viewer, most), guard));
+fn lines(
+    app: Shared,
+    caller: Caller,
+    guard: Option<SocketGuard>,
+    read: ReadQuery,
+    viewer: Viewer,
+    most: Option<u64>,
+) -> Response {
+    let mut response = Response::new(leased(line_chunks(app, caller, read, viewer, most), guard));
     personal_headers(response.headers_mut(), "application/x-ndjson");
     response
 }
 
 fn line_chunks(
     app: Shared,
+    caller: Caller,
     read: ReadQuery,
     viewer: Viewer,
     most: Option<u64>,
 ) -> impl Stream<Item = Result<LeasedChunk, Infallible>> {
     struct Walk {
         app: Shared,
+        caller: Caller,
         read: ReadQuery,
         viewer: Viewer,
         left: u64,
@@ -346,18 +355,20 @@ fn line_chunks(
         position: Option<u64>,
         ended: bool,
     }
-    let walk = Walk { app, read, viewer, left: most.unwrap_or(u64::MAX), count: 0, position: None, ended: false };
+    let walk =
+        Walk { app, caller, read, viewer, left: most.unwrap_or(u64::MAX), count: 0, position: None, ended: false };
     futures_util::stream::unfold(walk, |mut walk| async move {
         if walk.ended {
             return None;
         }
         let full = walk.read.limit as u64;
         let query = ReadQuery { limit: walk.left.min(full) as usize, ..walk.read.clone() };
-        let page = match walk.app.reader.page(query, &walk.viewer).await {
+        let page = walk.app.reader.page(query, &walk.viewer).await.map_err(Problem::from);
+        let page = match page.and_then(|page| walk.caller.still_valid(&walk.app).map(|()| page)) {
             Ok(page) => page,
-            Err(error) => {
+            Err(problem) => {
                 walk.ended = true;
-                let problem = Problem::from(error).body();
+                let problem = problem.body();
                 return Some((Ok((Bytes::from(format!("{}\n", json!({"$problem": problem}))), None)), walk));
             }
         };

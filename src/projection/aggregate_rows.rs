@@ -4,7 +4,7 @@
 //! personal values is kept per person, sealed to that person, and put together only when it is shown: a forgotten person
 //! leaves the sum, and a group that is too small shows nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
@@ -15,6 +15,7 @@ use super::definition::{Aggregate, AggregateFunction, Definition, Kind, Window};
 use super::duration;
 use super::expression::Inputs;
 use super::index::{WINDOW, WINDOW_START};
+use super::owners::Owners;
 use super::row::{Row, RowKey};
 use super::view::EventView;
 use super::window::{self, Slice};
@@ -85,6 +86,7 @@ fn time(window: &Window, view: &EventView) -> Result<Millis, ApplyError> {
     }
     let value = apply::evaluate(&window.by, &inputs(view), place)?.unwrap_or_default();
     window::time_of(&value)
+        .filter(|time| window::can_be_shown(window, *time))
         .ok_or_else(|| ApplyError::Type { place: place.to_owned(), expected: "timestamp".to_owned() })
 }
 
@@ -110,8 +112,7 @@ fn add(aggregate: &Aggregate, content: &mut Content, view: &EventView) -> Result
     let value = readable.then(|| apply::evaluate(expression, &inputs(view), &place()).ok().flatten());
     by_person(content);
     let Content::Map(cells) = content else { return Ok(()) };
-    let who: Vec<String> = owners.people().iter().map(SubjectRef::to_string).collect();
-    let cell = cells.entry(who.join(" ")).or_insert_with(|| Cell {
+    let cell = cells.entry(share_of(&owners)).or_insert_with(|| Cell {
         value: Some(Partial::new(&aggregate.function).to_json()),
         owners: owners.clone(),
         origin: None,
@@ -125,6 +126,18 @@ fn add(aggregate: &Aggregate, content: &mut Content, view: &EventView) -> Result
         _ => None,
     };
     if cells.len() > super::verbs::MAX_ELEMENTS { Err(ApplyError::TooLarge { place: place() }) } else { Ok(()) }
+}
+
+/// Whose part a value goes into. Whoever came back after an erasure begins a new one: the old part stays closed, and would
+/// close whatever was added to it.
+fn share_of(owners: &Owners) -> String {
+    let people: BTreeSet<(SubjectRef, u32)> =
+        owners.alternatives().flat_map(|way| way.people.iter().copied()).collect();
+    let named = people.iter().map(|(subject, generation)| match generation {
+        0 => subject.to_string(),
+        generation => format!("{subject}:{generation}"),
+    });
+    named.collect::<Vec<_>>().join(" ")
 }
 
 fn add_public(

@@ -67,6 +67,17 @@ impl Defined {
     pub fn version(&self, digest: &[u8; 32]) -> Option<&Arc<Definition>> {
         self.history.get(digest)
     }
+
+    /// Whether an earlier definition emitted its due events into streams that it names otherwise. A due event that was
+    /// emitted is found again in its stream, and nowhere else: in another one all of them would come a second time.
+    pub fn emitted_elsewhere(&self, definition: &Definition) -> bool {
+        let stream = |definition: &Definition| match &definition.kind {
+            Kind::Rows { due: Some(due), .. } => Some(due.stream.as_ref().map(|stream| stream.source().to_owned())),
+            Kind::Rows { due: None, .. } | Kind::Fold { .. } => None,
+        };
+        let Some(now) = stream(definition) else { return false };
+        self.history.values().filter_map(|earlier| stream(earlier)).any(|earlier| earlier != now)
+    }
 }
 
 /// All definitions.

@@ -8,6 +8,9 @@ use serde_json::Value;
 use super::definition::Window;
 use crate::clock::Millis;
 
+/// The years 0000 to 9999 in milliseconds since 1970.
+const YEARS: std::ops::RangeInclusive<i64> = -62_167_219_200_000..=253_402_300_799_999;
+
 /// One window: from `start`, inclusive, for `size` milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slice {
@@ -32,6 +35,12 @@ pub fn sizes(window: &Window) -> impl Iterator<Item = i64> {
 /// The windows that a time falls into: one per length that is kept.
 pub fn windows(window: &Window, time: Millis) -> Vec<Slice> {
     sizes(window).map(|size| Slice { start: bucket(time, size), size }).collect()
+}
+
+/// Whether every window that a time falls into begins at a time that RFC 3339 can show: the begin is in the row's key, as
+/// text, and is read back from there.
+pub fn can_be_shown(window: &Window, time: Millis) -> bool {
+    windows(window, time).iter().all(|slice| YEARS.contains(&slice.start.0))
 }
 
 /// Whether an event comes too late to be counted: the log recorded it more than `late` after its own time. It is
@@ -63,7 +72,6 @@ pub fn bucket(time: Millis, step: i64) -> Millis {
 /// The time that a value says: RFC 3339 text, or whole milliseconds since 1970-01-01T00:00Z. `None` for anything else and
 /// outside of the years 0000 to 9999, which RFC 3339 could not show.
 pub fn time_of(value: &Value) -> Option<Millis> {
-    const YEARS: std::ops::RangeInclusive<i64> = -62_167_219_200_000..=253_402_300_799_999;
     let time = match value {
         Value::String(text) => Millis::parse_rfc3339(text)?,
         Value::Number(number) => match (number.as_i64(), number.as_f64()) {

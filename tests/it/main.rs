@@ -35,6 +35,7 @@ mod leaks;
 mod live;
 mod natural_keys;
 mod population;
+mod projection_attack;
 mod projection_crash;
 mod projection_due;
 mod projection_erasure;

@@ -142,6 +142,18 @@ fn parts_of_different_stores_are_refused() {
     refused(dir.path(), &["the keyring does not open this keystore"]);
 }
 
+/// What can be computed again is not reported as if history were lost.
+#[test]
+fn a_damaged_file_of_projections_is_not_taken_for_the_log() {
+    let dir = store();
+    let path = dir.path().join("data/events/projections.db");
+    std::fs::write(&path, vec![0x5a; 9000]).unwrap();
+    let refusal = refused(dir.path(), &["the file of projections does not open", "remove", "projections.db"]);
+    assert!(!refusal.complained.contains("event log"), "{refusal:?}");
+    std::fs::remove_file(&path).unwrap();
+    assert!(Child::start(serve(dir.path(), &["--dev"], &[])).is_ok());
+}
+
 #[test]
 fn a_keyring_that_others_can_read_is_refused() {
     let dir = store();

@@ -74,6 +74,13 @@ fn record(app: &Shared, definition: &Definition, seen: Option<[u8; 32]>, caller:
                 "A projection cannot become a fold, or a fold a projection",
             ));
         }
+        if known.emitted_elsewhere(definition) {
+            return Err(Problem::new(
+                StatusCode::CONFLICT,
+                "projection-due-stream",
+                "Due events that were emitted would be emitted again, into other streams",
+            ));
+        }
         if definition.version <= known.current.version {
             let title = "Another definition needs a greater version";
             return Err(

@@ -11,47 +11,57 @@ use axum::http::{HeaderName, HeaderValue};
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::Stream;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::{broadcast, watch};
+use tokio::time::Instant;
 
 use super::super::extract::{Caller, Shared};
 use super::super::live::{Open, frame};
 use super::super::problem::Problem;
 use super::super::read::personal_headers;
 use super::super::serve::{LeasedChunk, SocketGuard, leased};
+use super::define::lookups;
 use super::rows::find;
 use crate::projection::engine::Running;
 use crate::projection::engine::batch::Changed;
-use crate::projection::query::{QueryError, RenderedRows, RowQuery};
+use crate::projection::query::{RenderedRows, RowQuery};
 use crate::projection::row::RowKey;
 use crate::projection::store::GenerationId;
 use crate::read::Viewer;
 
 const HEARTBEAT: Duration = Duration::from_secs(15);
+/// How long looked-up rows may have changed before everything is told again: which rows show them is not known here.
+const LOOKED_UP: Duration = Duration::from_secs(5);
 
 /// Opens a live stream of rows.
 ///
 /// # Errors
-/// 429 when the caller has too many open.
+/// 429 when the caller has too many open, 400 for groups: one changed row says nothing about the group it is in.
 pub fn rows(
     app: Shared,
-    caller: &Caller,
+    caller: Caller,
     guard: Option<SocketGuard>,
     name: String,
     query: RowQuery,
     viewer: Viewer,
 ) -> Result<Response, Problem> {
-    let open = Open::enter(&app, caller)?;
+    if !query.group_by.is_empty() || query.step.is_some() {
+        return Err(Problem::parameter("group_by", "and step have no meaning for a live stream"));
+    }
+    let open = Open::enter(&app, &caller)?;
     let changes = app.projections.parts().changes.subscribe();
     let stopping = app.stopping.subscribe();
     let walk = Walk {
         app,
+        caller,
         name,
         query,
         viewer,
         changes,
         stopping,
         pending: VecDeque::new(),
+        looked_up: Vec::new(),
+        again: None,
         stage: Stage::Begin,
         _open: open,
     };
@@ -63,6 +73,7 @@ pub fn rows(
 
 struct Walk {
     app: Shared,
+    caller: Caller,
     name: String,
     query: RowQuery,
     viewer: Viewer,
@@ -70,6 +81,10 @@ struct Walk {
     stopping: watch::Receiver<bool>,
     /// Changed rows that are still to be told.
     pending: VecDeque<RowKey>,
+    /// Projections that columns are looked up in, and the generations that answered there.
+    looked_up: Vec<(String, Option<GenerationId>)>,
+    /// When all is told again because something looked up has changed.
+    again: Option<Instant>,
     stage: Stage,
     _open: Open,
 }
@@ -98,9 +113,20 @@ impl Walk {
             Stage::Begin => Some(self.begin().await),
             Stage::All(running) => Some(match self.page(running).await {
                 Ok(chunk) => chunk,
-                Err(error) => (problem(error), None),
+                Err(error) => (problem(&error), None),
             }),
-            Stage::Live(generation) => Some(self.change(generation).await),
+            Stage::Live(generation) => {
+                let chunk = self.change(generation).await;
+                // Asked after the wait: a revocation takes effect although nothing changes.
+                let valid = self.caller.still_valid(&self.app);
+                Some(valid.map_or_else(
+                    |error| {
+                        self.stage = Stage::Ended;
+                        (problem(&error), None)
+                    },
+                    |()| chunk,
+                ))
+            }
             Stage::Ended => None,
         }
     }
@@ -112,6 +138,12 @@ impl Walk {
             Ok(running) => {
                 let body = json!({"projection": self.name, "version": running.definition.version});
                 self.query.after = None;
+                self.again = None;
+                self.looked_up.clear();
+                for other in lookups(&running.definition) {
+                    let answers = self.app.projections.get(&other).await.and_then(|known| known.live);
+                    self.looked_up.push((other, answers.map(|live| live.generation.id)));
+                }
                 self.pending.clear();
                 self.query.key = None;
                 self.query.limit = self.app.rows.options().max_limit;
@@ -122,8 +154,11 @@ impl Walk {
         }
     }
 
-    async fn page(&mut self, running: Running) -> Result<LeasedChunk, QueryError> {
-        let found = find(&self.app, &running, &self.query, &self.viewer).await?;
+    async fn page(&mut self, running: Running) -> Result<LeasedChunk, Problem> {
+        let Some(found) = find(&self.app, &self.caller, &running, &self.query, &self.viewer).await? else {
+            self.stage = Stage::Begin;
+            return Ok((Bytes::from_static(b": rebuilt\n\n"), None));
+        };
         let mut out = row_frames(&found);
         self.query.after.clone_from(&found.next);
         if self.query.after.is_some() {
@@ -140,7 +175,12 @@ impl Walk {
             return self.changed_row(generation, key).await;
         }
         loop {
-            match tokio::time::timeout(HEARTBEAT, self.changes.recv()).await {
+            let wait = self.again.map_or(HEARTBEAT, |at| at.saturating_duration_since(Instant::now()));
+            match tokio::time::timeout(wait, self.changes.recv()).await {
+                Err(_) if self.again.is_some() => {
+                    self.stage = Stage::Begin;
+                    return (Bytes::from_static(b": looked-up rows changed\n\n"), None);
+                }
                 Err(_) => {
                     // A swap or a removal is not a change of rows.
                     let now = self.app.projections.get(&self.name).await.and_then(|known| known.live);
@@ -163,7 +203,15 @@ impl Walk {
                         return self.changed_row(generation, key).await;
                     }
                 }
-                Ok(Ok(_)) => {}
+                Ok(Ok(other)) => {
+                    let seen = |(name, generation): &(String, Option<GenerationId>)| match &other {
+                        Changed::Rows { generation: changed, .. } => *generation == Some(*changed),
+                        Changed::Swapped { name: swapped } => name == swapped,
+                    };
+                    if self.looked_up.iter().any(seen) {
+                        self.again.get_or_insert_with(|| Instant::now() + LOOKED_UP);
+                    }
+                }
             }
         }
     }
@@ -176,15 +224,19 @@ impl Walk {
             return (Bytes::from_static(b": rebuilt\n\n"), None);
         };
         self.query.key = Some(key);
-        match find(&self.app, &running, &self.query, &self.viewer).await {
-            Ok(found) => {
+        match find(&self.app, &self.caller, &running, &self.query, &self.viewer).await {
+            Ok(None) => {
+                self.stage = Stage::Begin;
+                (Bytes::from_static(b": rebuilt\n\n"), None)
+            }
+            Ok(Some(found)) => {
                 self.stage = Stage::Live(generation);
                 if found.items.is_empty() {
                     return (frame(None, "row-removed", &json!({"_key": key.to_string()})), None);
                 }
                 (Bytes::from(row_frames(&found)), Some(found.lease))
             }
-            Err(error) => (problem(error), None),
+            Err(error) => (problem(&error), None),
         }
     }
 }
@@ -199,7 +251,6 @@ fn row_frames(found: &RenderedRows) -> Vec<u8> {
     out
 }
 
-fn problem(error: QueryError) -> Bytes {
-    let body: Value = Problem::from(error).body();
-    frame(None, "problem", &body)
+fn problem(error: &Problem) -> Bytes {
+    frame(None, "problem", &error.body())
 }

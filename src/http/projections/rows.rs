@@ -16,7 +16,7 @@ use super::super::extract::{Caller, Json, Path, Query, Shared, prefer_wait};
 use super::super::problem::{self, Problem, ProblemBody};
 use super::super::read::personal_headers;
 use super::super::serve::{LeasedChunk, SocketGuard, leased, leased_whole};
-use super::{defined, live};
+use super::{defined, live, reaches};
 use crate::auth::Permission;
 use crate::projection::definition::IndexPart;
 use crate::projection::duration;
@@ -108,9 +108,10 @@ pub async fn row(
     query.finish()?;
     let known = defined(&app, &caller, &path)?;
     let key = RowKey::parse(&key).ok_or_else(|| Problem::parameter("key", "is not the key of a row (k_…)"))?;
-    let running = ready(&app, known.current.name.as_str(), at_least, &headers, false).await?.0;
-    let asked = RowQuery { key: Some(key), by_body: true, ..RowQuery::default() };
-    let found = find(&app, &running, &asked, &viewer).await?;
+    let name = known.current.name.as_str();
+    let asked = RowQuery { key: Some(key), any_window: true, by_body: true, ..RowQuery::default() };
+    let wait = Wait { at_least, headers: &headers, stale: false };
+    let (found, _) = whole(&app, &caller, name, &wait, &asked, &viewer).await?;
     let row = found.items.first().ok_or_else(Problem::not_found)?;
     let body = Bytes::from(row.json.clone());
     let mut response = Response::new(leased_whole(body, found.lease, guard.map(|Extension(guard)| guard)));
@@ -187,6 +188,7 @@ impl Asked {
             step,
             group_by: list(&self.group_by).unwrap_or_default(),
             key: None,
+            any_window: false,
         })
     }
 }
@@ -238,15 +240,21 @@ async fn answer(
             Some(After::parse(&text).ok_or_else(problem::internal)?)
         }
     };
-    let (running, is_stale) = ready(&app, &name, asked.at_least, headers, stale).await?;
+    let wait = Wait { at_least: asked.at_least, headers, stale };
     let mut query = asked.read(after)?;
     match format(headers) {
-        Format::Sse => return live::rows(app, &caller, guard, name, query, viewer),
-        Format::Ndjson => return Ok(lines(app, guard, running, query, viewer, asked.limit)),
+        Format::Sse => {
+            ready(&app, &name, &wait).await?;
+            return live::rows(app, caller, guard, name, query, viewer);
+        }
+        Format::Ndjson => {
+            let running = ready(&app, &name, &wait).await?.0;
+            return Ok(lines(app, caller, guard, running, query, viewer, asked.limit));
+        }
         Format::Csv if asked.limit.is_none() => query.limit = app.rows.options().max_limit,
         Format::Csv | Format::Json => {}
     }
-    let found = find(&app, &running, &query, &viewer).await?;
+    let (found, is_stale) = whole(&app, &caller, &name, &wait, &query, &viewer).await?;
     let next = found
         .next
         .as_ref()
@@ -265,14 +273,38 @@ async fn answer(
     Ok(response)
 }
 
-/// The generation that answers, once it has come far enough; and whether it has not, but may answer all the same.
-async fn ready(
-    app: &Shared,
-    name: &str,
+/// How far a projection must have come.
+struct Wait<'a> {
     at_least: Option<u64>,
-    headers: &HeaderMap,
+    headers: &'a HeaderMap,
+    /// Whether it may answer although it has not.
     stale: bool,
-) -> Result<(Running, bool), Problem> {
+}
+
+/// Times a query is asked again because its rows were replaced meanwhile.
+const TRIES: usize = 5;
+
+/// One page, all from rows that answered until it was read; and whether it is stale.
+async fn whole(
+    app: &Shared,
+    caller: &Caller,
+    name: &str,
+    wait: &Wait<'_>,
+    query: &RowQuery,
+    viewer: &Viewer,
+) -> Result<(RenderedRows, bool), Problem> {
+    for _ in 0..TRIES {
+        let (running, is_stale) = ready(app, name, wait).await?;
+        if let Some(found) = find(app, caller, &running, query, viewer).await? {
+            return Ok((found, is_stale));
+        }
+    }
+    Err(QueryError::Rebuilt.into())
+}
+
+/// The generation that answers, once it has come far enough; and whether it has not, but may answer all the same.
+async fn ready(app: &Shared, name: &str, asked: &Wait<'_>) -> Result<(Running, bool), Problem> {
+    let Wait { at_least, headers, stale } = *asked;
     let wait = prefer_wait(headers, LONGEST_WAIT).unwrap_or(Duration::ZERO).max(Duration::from_millis(1));
     let first = if at_least.is_some() { wait } else { Duration::from_secs(5) };
     match both(app, name, at_least, first).await {
@@ -316,16 +348,26 @@ fn behind(error: WaitError) -> Problem {
     }
 }
 
-/// Finds rows, and counts what was shown.
+/// Finds rows, and counts what was shown. `None` when other rows answer by now: those that were read were being removed,
+/// and some may have been missing.
+///
+/// # Errors
+/// Also 403 when what answers, unlike the definition in force, is more than this key reaches, and 401 when the key was
+/// revoked meanwhile.
 pub(super) async fn find(
     app: &Shared,
+    caller: &Caller,
     running: &Running,
     query: &RowQuery,
     viewer: &Viewer,
-) -> Result<RenderedRows, QueryError> {
+) -> Result<Option<RenderedRows>, Problem> {
     let mut others = Vec::new();
     for name in super::define::lookups(&running.definition) {
         others.extend(app.projections.get(&name).await.and_then(|other| other.live));
+    }
+    let all = || std::iter::once(running).chain(&others);
+    if !all().all(|one| reaches(caller, &one.definition)) {
+        return Err(Problem::forbidden("This key is confined to other categories or types"));
     }
     let live = Live {
         definition: &running.definition,
@@ -334,13 +376,20 @@ pub(super) async fn find(
         lookups: others.iter().map(|other| (other.definition.as_ref(), other.generation.id)).collect(),
     };
     let found = app.rows.rows(&live, query, viewer).await?;
+    for one in all() {
+        let now = app.projections.get(one.definition.name.as_str()).await.and_then(|now| now.live);
+        if now.is_none_or(|now| now.generation.id != one.generation.id) {
+            return Ok(None);
+        }
+    }
+    caller.still_valid(app)?;
     app.metrics.opened_values.inc_by(found.opened);
     for (state, values) in &found.redacted {
         if let Some(state) = ValueState::parse(state) {
             app.metrics.redacted(state, *values);
         }
     }
-    Ok(found)
+    Ok(Some(found))
 }
 
 fn page(found: &RenderedRows, next: Option<&str>, stale: bool) -> Vec<u8> {
@@ -367,53 +416,80 @@ fn position_header(response: &mut Response, cursor: u64) {
 /// Every row as a line, page by page, each page under its own lease; the last line says what came.
 fn lines(
     app: Shared,
+    caller: Caller,
     guard: Option<SocketGuard>,
     running: Running,
     query: RowQuery,
     viewer: Viewer,
     most: Option<u64>,
 ) -> Response {
-    let mut response = Response::new(leased(line_chunks(app, running, query, viewer, most), guard));
+    let left = most.unwrap_or(u64::MAX);
+    let walk = Lines { app, caller, running, query, viewer, left, count: 0, ended: false };
+    let mut response = Response::new(leased(walk.chunks(), guard));
     personal_headers(response.headers_mut(), "application/x-ndjson");
     response
 }
 
-fn line_chunks(
+struct Lines {
     app: Shared,
+    caller: Caller,
     running: Running,
     query: RowQuery,
     viewer: Viewer,
-    most: Option<u64>,
-) -> impl Stream<Item = Result<LeasedChunk, Infallible>> {
-    let left = most.unwrap_or(u64::MAX);
-    futures_util::stream::unfold((app, running, query, viewer, left, 0u64, false), |mut walk| async move {
-        let (app, running, query, viewer, left, count, ended) =
-            (&walk.0, &walk.1, &mut walk.2, &walk.3, &mut walk.4, &mut walk.5, &mut walk.6);
-        if *ended {
-            return None;
-        }
-        query.limit = (*left).min(app.rows.options().max_limit as u64) as usize;
-        let found = match find(app, running, query, viewer).await {
-            Ok(found) => found,
-            Err(error) => {
-                *ended = true;
-                let line = json!({"$problem": Problem::from(error).body()});
-                return Some((Ok((Bytes::from(format!("{line}\n")), None)), walk));
+    left: u64,
+    count: u64,
+    ended: bool,
+}
+
+impl Lines {
+    fn chunks(self) -> impl Stream<Item = Result<LeasedChunk, Infallible>> {
+        futures_util::stream::unfold(self, |mut walk| async move {
+            if walk.ended {
+                return None;
             }
-        };
+            let chunk = match walk.page().await {
+                Ok(found) => walk.chunk(found),
+                Err(problem) => {
+                    walk.ended = true;
+                    (Bytes::from(format!("{}\n", json!({"$problem": problem.body()}))), None)
+                }
+            };
+            Some((Ok(chunk), walk))
+        })
+    }
+
+    /// The next page. Rows that were computed anew from the same definition have the same keys: the way through them goes
+    /// on. Those of another definition do not belong into the same answer.
+    async fn page(&mut self) -> Result<RenderedRows, Problem> {
+        self.query.limit = self.left.min(self.app.rows.options().max_limit as u64) as usize;
+        for _ in 0..TRIES {
+            if let Some(found) = find(&self.app, &self.caller, &self.running, &self.query, &self.viewer).await? {
+                return Ok(found);
+            }
+            let name = self.running.definition.name.as_str();
+            let live = self.app.projections.get(name).await.and_then(|now| now.live).ok_or_else(Problem::not_found)?;
+            if live.generation.digest != self.running.generation.digest {
+                break;
+            }
+            self.running = live;
+        }
+        Err(QueryError::Rebuilt.into())
+    }
+
+    fn chunk(&mut self, found: RenderedRows) -> LeasedChunk {
         let mut out = Vec::new();
         for row in &found.items {
             out.extend_from_slice(&row.json);
             out.push(b'\n');
         }
-        *count += found.items.len() as u64;
-        *left -= found.items.len() as u64;
-        query.after = found.next;
-        if query.after.is_none() || *left == 0 {
-            *ended = true;
-            let end = json!({"$end": {"count": *count, "position": found.position.checked_sub(1)}});
+        self.count += found.items.len() as u64;
+        self.left -= found.items.len() as u64;
+        self.query.after = found.next;
+        if self.query.after.is_none() || self.left == 0 {
+            self.ended = true;
+            let end = json!({"$end": {"count": self.count, "position": found.position.checked_sub(1)}});
             out.extend_from_slice(format!("{end}\n").as_bytes());
         }
-        Some((Ok((Bytes::from(out), Some(found.lease))), walk))
-    })
+        (Bytes::from(out), Some(found.lease))
+    }
 }

@@ -11,6 +11,7 @@ mod past;
 pub mod rebuild;
 pub mod runner;
 pub mod sources;
+mod trial;
 pub mod work;
 
 use std::collections::BTreeMap;
@@ -22,15 +23,15 @@ use tokio::task::JoinHandle;
 
 use super::definition::{Definition, Kind};
 use super::definitions::{Defined, Definitions};
-use super::store::{Generation, GenerationId, GenerationState};
+use super::store::{Generation, GenerationState};
 use crate::append::Appender;
 use crate::clock::Millis;
 use crate::db::statement::DbError;
-use batch::{BatchError, Changed, Parts, Progress};
+use batch::{Changed, Parts};
 use due::Emitter;
 use rebuild::Diff;
 use runner::{Cause, Orders, Runner, State, Status};
-use work::Stop;
+pub use trial::Trial;
 
 /// All projections of this process.
 pub struct Projections {
@@ -84,17 +85,6 @@ pub struct Projection {
     pub shadow: Option<Running>,
     /// How the last shadow differed from what it replaced.
     pub last_diff: Option<Diff>,
-}
-
-/// A definition tried out.
-#[derive(Clone, Debug)]
-pub struct Trial {
-    /// Where its rows are.
-    pub generation: GenerationId,
-    /// How far it came.
-    pub cursor: u64,
-    /// Where it stopped.
-    pub stop: Option<Stop>,
 }
 
 /// Why waiting for a position was in vain.
@@ -156,15 +146,6 @@ impl Projections {
         }
     }
 
-    /// Trials of a process that died.
-    async fn clear_trials(&self) -> Result<(), DbError> {
-        let all = self.parts.store.generations().await?;
-        for trial in all.iter().filter(|generation| generation.state == GenerationState::Trial) {
-            self.parts.store.drop_generation(trial.id).await?;
-        }
-        Ok(())
-    }
-
     /// Makes what runs agree with what is defined.
     async fn reconcile(&self) -> Result<(), DbError> {
         let mut running = self.running.lock().await;
@@ -186,8 +167,9 @@ impl Projections {
             }
         }
         let mut stored = self.parts.store.generations().await?;
-        for generation in stored.iter().filter(|g| g.state != GenerationState::Dropped && !wanted.contains_key(&g.name))
-        {
+        // A trial mostly tries what is not defined yet: it belongs to whoever began it.
+        let ours = |state| matches!(state, GenerationState::Live | GenerationState::Shadow);
+        for generation in stored.iter().filter(|g| ours(g.state) && !wanted.contains_key(&g.name)) {
             self.parts.store.drop_generation(generation.id).await?;
         }
         for (name, defined) in wanted {
@@ -343,41 +325,6 @@ impl Projections {
         entry.shadow = Some(self.start(Arc::clone(&defined.current), generation, defined.paused));
         self.changed.send_modify(|count| *count += 1);
         Ok(Some(true))
-    }
-
-    /// Runs a definition over some events into rows of its own, which nobody answers from. The caller forgets them.
-    ///
-    /// # Errors
-    /// [`BatchError`].
-    pub async fn try_out(&self, definition: &Definition, from: u64, limit: usize) -> Result<Trial, BatchError> {
-        let parts = &self.parts;
-        let digest = super::definitions::digest(&definition.text);
-        let name = definition.name.as_str();
-        let state = GenerationState::Trial;
-        let generation = parts.store.begin(name, definition.version, digest, state, parts.clock.now()).await?.id;
-        let mut trial = Trial { generation, cursor: from, stop: None };
-        let mut left = limit as u64;
-        parts.store.place(generation, from).await?;
-        while left > 0 {
-            let most = (left as usize).min(batch::MOST_EVENTS);
-            match batch::run(parts, definition, generation, trial.cursor, most).await? {
-                Progress::Idle => break,
-                Progress::Advanced { cursor, events } => (trial.cursor, left) = (cursor, left.saturating_sub(events)),
-                Progress::Stopped { cursor, stop } => {
-                    (trial.cursor, trial.stop) = (cursor, Some(stop));
-                    break;
-                }
-            }
-        }
-        Ok(trial)
-    }
-
-    /// Removes what a trial left.
-    ///
-    /// # Errors
-    /// [`DbError`]; it is removed at the next start then.
-    pub async fn forget_trial(&self, generation: GenerationId) -> Result<(), DbError> {
-        self.parts.store.drop_generation(generation).await
     }
 
     /// Tells a projection that stopped to try again.

@@ -93,6 +93,8 @@ pub struct RowQuery {
     pub group_by: Vec<String>,
     /// One row.
     pub key: Option<RowKey>,
+    /// Whether windows of every length answer; else those that the filter names, or the shortest.
+    pub any_window: bool,
 }
 
 /// What answers.

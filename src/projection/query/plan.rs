@@ -244,8 +244,7 @@ fn grouping(
             let refused = || QueryError::StepNotKept { kept: window::sizes(kept).collect() };
             Some(window::coarsest(kept, step).ok_or_else(refused)?)
         }
-        // One row is asked for by its key, whatever the length of its window.
-        (Some(kept), None) => (!names_window && query.key.is_none()).then_some(kept.size),
+        (Some(kept), None) => (!names_window && !query.any_window).then_some(kept.size),
     };
     let made_of_time = |name: &str| name == WINDOW || name == WINDOW_START;
     let parts: Vec<String> = index::part_names(definition)

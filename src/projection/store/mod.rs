@@ -8,6 +8,10 @@ mod batch;
 mod snapshots;
 mod timers;
 
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
+
 use crate::clock::Millis;
 use crate::db::statement::{DbError, Rows, Statement, Value};
 use crate::db::{Db, Migration};
@@ -124,7 +128,11 @@ pub struct Snapshot {
 
 /// The tables.
 #[derive(Clone)]
-pub struct Store(Db);
+pub struct Store(
+    Db,
+    /// Held from the insertion of a generation until its number is known: two that begin together have two numbers.
+    Arc<Mutex<()>>,
+);
 
 impl Store {
     /// Tables computed from this store. `None` when they were computed from another one.
@@ -137,9 +145,9 @@ impl Store {
             None => {
                 let first = "insert into origin(one, store) values (1, $1) on conflict (one) do nothing";
                 db.transact(vec![Statement::once(first, vec![store.0.as_slice().into()])]).await?;
-                Ok(Some(Self(db)))
+                Ok(Some(Self(db, Arc::default())))
             }
-            Some(found) if found == store.0 => Ok(Some(Self(db))),
+            Some(found) if found == store.0 => Ok(Some(Self(db, Arc::default()))),
             Some(_) => Ok(None),
         }
     }
@@ -177,6 +185,7 @@ impl Store {
             "insert into generations(name, version, digest, state, cursor, began_ms) values ($1, $2, $3, $4, 0, $5)";
         let set =
             vec![name.into(), u64::from(version).into(), digest.as_slice().into(), state.as_str().into(), at.0.into()];
+        let _alone = self.1.lock().await;
         self.0.transact(vec![Statement::once(insert, set)]).await?;
         let all = self.generations().await?;
         all.into_iter().rfind(|g| g.name == name && g.state == state).ok_or(DbError::Corrupt { table: "generations" })
