@@ -19,6 +19,7 @@ pub mod index;
 pub mod lineage;
 pub mod owners;
 pub mod query;
+mod room;
 pub mod row;
 mod scalar;
 mod sketch;

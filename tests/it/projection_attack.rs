@@ -263,3 +263,27 @@ async fn a_forgotten_value_that_is_looked_up_is_told_of() {
     }
     panic!("{seen}");
 }
+
+/// An event that is put aside because a personal value is large would say so to everyone, for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_size_of_a_personal_value_puts_nothing_aside() {
+    let mut server = start().await;
+    let definition = json!({"projection": "notes", "version": 1, "from": {"types": ["noted"]}, "on_error": "park",
+        "key": {"k": "data.k"}, "columns": {"n": {"type": "int", "default": 0}, "notes": "list<string>"},
+        "handle": {"noted": {"increment": {"n": 1}, "append": {"notes": "data.note"}}}});
+    server.put("/v1/projections/notes", &definition).await.expect(201);
+    for n in 0..9 {
+        let note = format!("canary{n}{}", "x".repeat(240_000));
+        server.canary(&note[..30]);
+        let mark = json!([{"path": "/note", "subject": "ada"}]);
+        let event = json!({"type": "noted", "data": {"k": "k", "note": note}, "personal_data": mark});
+        server.post("/v1/streams/s-1/events", &event).await.expect(201);
+    }
+    let found = rows(&server, "/v1/projections/notes/rows").await;
+    assert_eq!(found[0]["n"], 9);
+    let status = server.get("/v1/projections/notes/status").await.json();
+    assert_eq!((&status["parked"], &status["state"]), (&json!(0), &json!("running")), "{status}");
+    let notes = found[0]["notes"].as_array().unwrap();
+    assert_eq!(notes.len(), 9);
+    assert!(notes.iter().all(Value::is_null), "nine do not fit together: {:.200}", found.to_string());
+}

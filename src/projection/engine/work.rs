@@ -15,7 +15,7 @@ use crate::projection::definition::{Definition, Kind, OnError};
 use crate::projection::row::{EncodeError, Keys, Row, RowKey};
 use crate::projection::store::{BatchWrite, RawRow, RowWrite};
 use crate::projection::view::EventView;
-use crate::projection::{aggregate_rows, index};
+use crate::projection::{aggregate_rows, index, room};
 use crate::sealing::rows::RowIdentity;
 use crate::secret::Entropy;
 
@@ -122,6 +122,9 @@ impl<'d> Work<'d> {
                 Outcome::Unchanged => {}
                 Outcome::Deleted => drop(self.after.insert(change.key, None)),
                 Outcome::Changed(mut row) => {
+                    if !self.definition.is_aggregate() {
+                        room::fit(&mut row);
+                    }
                     settle(&mut row, &self.keys);
                     self.after.insert(change.key, Some(row));
                 }

@@ -21,6 +21,7 @@ use super::definitions::Definitions;
 use super::engine::batch::{self, BatchError, MOST_EVENTS, Parts};
 use super::engine::work;
 use super::query::{QueryError, RenderedState, StateRow, render_state};
+use super::room;
 use super::row::{Keys, Row, RowKey, StoredRow};
 use super::store::{RawRow, Snapshot};
 use crate::db::statement::DbError;
@@ -323,6 +324,7 @@ impl<'d> Work<'d> {
     fn event(&mut self, view: &super::view::EventView) -> Result<(), FoldError> {
         match apply::fold(self.definition, &self.row, view) {
             Ok(Outcome::Changed(mut row)) => {
+                room::fit(&mut row);
                 work::settle(&mut row, &self.keys);
                 self.row = row;
             }

@@ -277,8 +277,12 @@ impl Run<'_> {
             self.sorted().await?
         };
         let batch = self.open(page.rows, &self.plan.touched).await?;
-        let viewings = self.viewings(&batch);
+        let mut viewings = self.viewings(&batch, &self.plan.touched);
         lease.narrow(viewings.keys().map(|(subject, _)| *subject));
+        for (whose, fields) in page.looked_at {
+            let seen = viewings.entry(whose).or_default();
+            *seen = fields.max(*seen);
+        }
         self.record(viewings).await?;
         let mut shown = self.show(&batch);
         shown.next = page.next;

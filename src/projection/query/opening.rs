@@ -177,9 +177,9 @@ impl Run<'_> {
         row
     }
 
-    /// Values of the page that are shown, or decided that or where a row is shown: whose, for which purpose, how many.
-    pub fn viewings(&self, batch: &OpenRows) -> Viewings {
-        let touched = |open| self.plan.touched.iter().filter_map(move |at| OpenRow::content(open, *at));
+    /// Values of these columns that could be read: whose, for which purpose, how many.
+    pub fn viewings(&self, batch: &OpenRows, columns: &BTreeSet<usize>) -> Viewings {
+        let touched = |open| columns.iter().filter_map(move |at| OpenRow::content(open, *at));
         batch.viewings(batch.rows.iter().flat_map(touched), self.purposes())
     }
 }

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::candidates::{Candidate, Candidates};
 use super::opening::{OpenRow, OpenRows};
 use super::plan::{Name, Ordered};
-use super::{After, QueryError, Run};
+use super::{After, QueryError, Run, Viewings};
 use crate::clock::Millis;
 use crate::projection::cell::Content;
 use crate::projection::definition::ColumnType;
@@ -26,6 +26,8 @@ pub struct Page {
     pub rows: Vec<Candidate>,
     /// Where the next page begins.
     pub next: Option<After>,
+    /// Values that a filter looked at, whether or not it held: an answer without a row says something too.
+    pub looked_at: Viewings,
     /// Latest erasure epoch among the people whose values decided.
     pub epoch: u64,
     /// As in [`OpenRows`].
@@ -144,6 +146,9 @@ impl Run<'_> {
         }
         self.refuse_personal(&rows)?;
         let batch = self.decide(rows.clone(), &self.plan.filtered, page).await?;
+        for (whose, fields) in self.viewings(&batch, &self.plan.filtered) {
+            *page.looked_at.entry(whose).or_default() += fields;
+        }
         let mut matches = batch.rows.iter().map(|open| self.holds(open));
         rows.retain(|_| matches.next().unwrap_or(false));
         Ok(rows)

@@ -87,7 +87,7 @@ async fn an_erased_value_is_found_no_more_and_the_epoch_says_so() {
     let query = || filter("account == 'a1' && (name == 'name 2' || n == 1)");
     let before = reader.rows(&live, &query(), &viewer(Purposes::All)).await.unwrap();
     assert_eq!((numbers(&before), before.epoch), (vec![1, 2, 6], 0));
-    assert_eq!(scene.access().await, [(ada, "general".to_owned(), 2)]);
+    assert_eq!(scene.access().await, [(ada, "general".to_owned(), 5)]);
     scene.fence(ada, &[]).await;
     let after = reader.rows(&live, &query(), &viewer(Purposes::All)).await.unwrap();
     assert_eq!((numbers(&after), after.epoch), (vec![1], 1), "nobody erased is on the page, but its tag must change");
@@ -100,7 +100,23 @@ async fn what_decided_is_recorded_though_it_is_not_shown() {
     let query = RowQuery { fields: Some(vec!["n".into()]), ..filter("account == 'a1' && name == 'name 2'") };
     let page = reader.rows(&live(&contacts, generation), &query, &viewer(Purposes::All)).await.unwrap();
     assert_eq!(numbers(&page), [2, 6]);
-    assert_eq!(scene.access().await, [(ada, "general".to_owned(), 2)]);
+    // All five of the account were looked at, and of three it is known now that they are something else.
+    assert_eq!(scene.access().await, [(ada, "general".to_owned(), 5)]);
+}
+
+#[tokio::test]
+async fn that_nothing_is_found_is_recorded() {
+    let (scene, contacts, generation, ada) = scene().await;
+    let reader = scene.reader(QueryOptions::default());
+    let live = live(&contacts, generation);
+    for (purposes, recorded) in [(Purposes::None, 0), (Purposes::All, 1)] {
+        let query = filter("account == 'a1' && n == 4 && name == 'somebody else'");
+        let page = reader.rows(&live, &query, &viewer(purposes)).await.unwrap();
+        assert!(page.items.is_empty());
+        let seen = scene.access().await;
+        assert_eq!(seen.len(), recorded);
+        assert!(seen.iter().all(|entry| entry.0 == ada));
+    }
 }
 
 #[tokio::test]
