@@ -272,18 +272,18 @@ async fn the_size_of_a_personal_value_puts_nothing_aside() {
         "key": {"k": "data.k"}, "columns": {"n": {"type": "int", "default": 0}, "notes": "list<string>"},
         "handle": {"noted": {"increment": {"n": 1}, "append": {"notes": "data.note"}}}});
     server.put("/v1/projections/notes", &definition).await.expect(201);
-    for n in 0..9 {
-        let note = format!("canary{n}{}", "x".repeat(240_000));
+    for n in 0..40 {
+        let note = format!("canary{n}{}", "x".repeat(60_000));
         server.canary(&note[..30]);
         let mark = json!([{"path": "/note", "subject": "ada"}]);
         let event = json!({"type": "noted", "data": {"k": "k", "note": note}, "personal_data": mark});
         server.post("/v1/streams/s-1/events", &event).await.expect(201);
     }
     let found = rows(&server, "/v1/projections/notes/rows").await;
-    assert_eq!(found[0]["n"], 9);
+    assert_eq!(found[0]["n"], 40);
     let status = server.get("/v1/projections/notes/status").await.json();
     assert_eq!((&status["parked"], &status["state"]), (&json!(0), &json!("running")), "{status}");
     let notes = found[0]["notes"].as_array().unwrap();
-    assert_eq!(notes.len(), 9);
-    assert!(notes.iter().all(Value::is_null), "nine do not fit together: {:.200}", found.to_string());
+    assert_eq!(notes.len(), 40);
+    assert!(notes.iter().all(Value::is_null), "forty do not fit together: {:.200}", found.to_string());
 }
