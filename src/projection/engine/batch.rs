@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::sources::{self, Slice};
+use super::threads;
 use super::work::{self, Stop, Work};
 use tokio::sync::broadcast;
 
@@ -223,12 +224,14 @@ async fn events(
     page: &Page,
 ) -> Result<Progress, BatchError> {
     let (views, of_events) = views(parts, page).await?;
-    let wanted: BTreeSet<RowKey> = views.iter().flat_map(|view| work::candidates(definition, view)).collect();
+    let candidates: Vec<Vec<RowKey>> = views.iter().map(|view| work::candidates(definition, view)).collect();
+    let wanted: BTreeSet<RowKey> = candidates.iter().flatten().copied().collect();
     let mut work = Work::new(definition, HashMap::new(), of_events);
     read_rows(parts, definition, id, wanted.into_iter().collect(), &mut work).await?;
     let mut end = span.1;
     let mut stopped = None;
-    for view in &views {
+    let together = code.is_none() && work.events(&views, &candidates);
+    for view in views.iter().filter(|_| !together) {
         let handled = match code {
             Some(code) => by_code(parts, (definition, code), id, view, &mut work).await?,
             None => work.event(view),
@@ -366,13 +369,15 @@ pub async fn views_for(parts: &Parts, page: &Page, viewer: &Viewer) -> Result<(V
     if opened.missing {
         return Err(BatchError::KeyUnknown);
     }
-    let views = opened.events.iter().map(|event| EventView::new(event, &parts.registry));
-    let views = views.collect::<Result<_, _>>().map_err(|_| BatchError::Corrupt("events"))?;
+    let views = threads::each(threads::pieces(&opened.events), |piece| {
+        piece.iter().map(|event| EventView::new(event, &parts.registry)).collect::<Result<Vec<_>, _>>()
+    });
+    let views = views.into_iter().collect::<Result<Vec<_>, _>>().map_err(|_| BatchError::Corrupt("events"))?;
     let keys = fetched.into_iter().filter_map(|(id, answer)| match answer {
         Fetched::Key(key) => Some((id, key)),
         Fetched::Destroyed { .. } | Fetched::Unknown => None,
     });
-    Ok((views, keys.collect()))
+    Ok((views.into_iter().flatten().collect(), keys.collect()))
 }
 
 async fn alive(parts: &Parts, wanted: Vec<DekId>) -> Result<Keys, BatchError> {

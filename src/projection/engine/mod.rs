@@ -11,6 +11,7 @@ mod past;
 pub mod rebuild;
 pub mod runner;
 pub mod sources;
+mod threads;
 mod trial;
 pub mod work;
 

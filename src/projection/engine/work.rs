@@ -20,6 +20,7 @@ use crate::sealing::rows::RowIdentity;
 use crate::secret::Entropy;
 
 use super::batch::{BatchError, Parts};
+use super::threads;
 use crate::projection::store::GenerationId;
 
 /// Why a projection stopped at an event. Holds no values.
@@ -103,33 +104,29 @@ impl<'d> Work<'d> {
     /// [`Stop`]; the event changed nothing.
     pub fn event(&mut self, view: &EventView) -> Result<(), Stop> {
         self.last = view.position.0;
-        let row_of = |key: &RowKey| match self.after.get(key) {
-            Some(row) => row.as_ref(),
-            None => self.before.get(key),
-        };
-        let handled = if self.definition.is_aggregate() {
-            aggregate_rows::handle(self.definition, view, row_of)
-        } else {
-            apply::handle(self.definition, view, row_of)
-        };
-        self.take(handled.map_err(|error| Stop::new(view.position.0, &error))?);
-        Ok(())
+        handle(self.definition, (&self.before, &mut self.after), &self.keys, view)
+    }
+
+    /// Handles all events of a batch, those of different rows at the same time; `candidates` are the rows that each is
+    /// about. `false` when one of them cannot be handled: then nothing happened.
+    pub fn events(&mut self, views: &[EventView], candidates: &[Vec<RowKey>]) -> bool {
+        debug_assert!(self.after.is_empty(), "a batch begins with all its events");
+        let parts = threads::apart(candidates, threads::parts(views.len()));
+        let done = threads::each(parts, |part| {
+            let mut after = HashMap::new();
+            for at in part {
+                handle(self.definition, (&self.before, &mut after), &self.keys, &views[at])?;
+            }
+            Ok(after)
+        });
+        let Ok(done) = done.into_iter().collect::<Result<Vec<_>, Stop>>() else { return false };
+        self.after.extend(done.into_iter().flatten());
+        self.last = views.last().map_or(self.last, |view| view.position.0);
+        true
     }
 
     fn take(&mut self, changes: Vec<Change>) {
-        for change in changes {
-            match change.outcome {
-                Outcome::Unchanged => {}
-                Outcome::Deleted => drop(self.after.insert(change.key, None)),
-                Outcome::Changed(mut row) => {
-                    if !self.definition.is_aggregate() {
-                        room::fit(&mut row);
-                    }
-                    settle(&mut row, &self.keys);
-                    self.after.insert(change.key, Some(row));
-                }
-            }
-        }
+        take(self.definition, &mut self.after, &self.keys, changes);
     }
 
     /// Puts an event aside if the definition says so.
@@ -166,38 +163,80 @@ impl<'d> Work<'d> {
     /// [`Stop`] when a row cannot be stored.
     pub fn finish(self, store: &StoreId, entropy: &Entropy, cursor: (u64, u64)) -> Result<BatchWrite, Stop> {
         let name = self.definition.sealing_name();
-        let columns = &self.definition.columns;
-        let mut rows = Vec::with_capacity(self.after.len());
-        for (key, after) in self.after {
-            let before = self.before.get(&key);
-            let mut write = RowWrite::default();
-            if let Some(before) = before {
-                write.owners.1 = before.about().into_iter().collect();
-                write.entries.1 = index::entries(self.definition, before);
-            }
-            if let Some(row) = after {
+        let after: Vec<(RowKey, Option<Row>)> = self.after.into_iter().collect();
+        let (definition, last) = (self.definition, self.last);
+        let done = threads::each(threads::pieces(&after), |piece| {
+            let rows = piece.iter().map(|(key, after)| {
                 let identity = RowIdentity { store, definition: &name, key: &key.0 };
-                let encoded =
-                    row.encode(&identity, columns, &self.keys, entropy).map_err(|error| refused(self.last, error))?;
-                write.owners.0 = row.about().into_iter().collect();
-                write.entries.0 = index::entries(self.definition, &row);
-                write.timer = timer(self.definition, &row);
-                write.row = Some(RawRow {
-                    key,
-                    parts: encoded.parts,
-                    doc: encoded.doc,
-                    sealed: encoded.sealed,
-                    position: row.position,
-                });
-            } else if before.is_none() {
-                continue;
-            }
-            rows.push((key, write));
-        }
+                let rows = (self.before.get(key), after.as_ref());
+                let write = write(definition, rows, &identity, *key, &self.keys, entropy);
+                Ok(write.map_err(|error| refused(last, error))?.map(|write| (*key, write)))
+            });
+            rows.filter_map(Result::transpose).collect::<Result<Vec<_>, Stop>>()
+        });
+        let mut rows: Vec<(RowKey, RowWrite)> =
+            done.into_iter().collect::<Result<Vec<_>, Stop>>()?.into_iter().flatten().collect();
         rows.sort_by_key(|(key, _)| *key);
         let parked = self.parked.into_iter().map(|stop| (stop.position, stop.code, stop.message)).collect();
         Ok(BatchWrite { rows, parked, cursor, timers: self.definition.has_timers() })
     }
+}
+
+/// The rows before the batch, and those changed by it.
+type Rows<'r> = (&'r HashMap<RowKey, Row>, &'r mut HashMap<RowKey, Option<Row>>);
+
+fn handle(definition: &Definition, (before, after): Rows<'_>, keys: &Keys, view: &EventView) -> Result<(), Stop> {
+    let row_of = |key: &RowKey| match after.get(key) {
+        Some(row) => row.as_ref(),
+        None => before.get(key),
+    };
+    let handled = if definition.is_aggregate() {
+        aggregate_rows::handle(definition, view, row_of)
+    } else {
+        apply::handle(definition, view, row_of)
+    };
+    take(definition, after, keys, handled.map_err(|error| Stop::new(view.position.0, &error))?);
+    Ok(())
+}
+
+fn take(definition: &Definition, after: &mut HashMap<RowKey, Option<Row>>, keys: &Keys, changes: Vec<Change>) {
+    for change in changes {
+        match change.outcome {
+            Outcome::Unchanged => {}
+            Outcome::Deleted => drop(after.insert(change.key, None)),
+            Outcome::Changed(mut row) => {
+                if !definition.is_aggregate() {
+                    room::fit(&mut row);
+                }
+                settle(&mut row, keys);
+                after.insert(change.key, Some(row));
+            }
+        }
+    }
+}
+
+/// What becomes of a row in the tables; `None` for one that was not there and is not there now.
+fn write(
+    definition: &Definition,
+    (before, after): (Option<&Row>, Option<&Row>),
+    identity: &RowIdentity<'_>,
+    key: RowKey,
+    keys: &Keys,
+    entropy: &Entropy,
+) -> Result<Option<RowWrite>, EncodeError> {
+    let mut write = RowWrite::default();
+    if let Some(before) = before {
+        write.owners.1 = before.about().into_iter().collect();
+        write.entries.1 = index::entries(definition, before);
+    }
+    let Some(row) = after else { return Ok(before.map(|_| write)) };
+    let encoded = row.encode(identity, &definition.columns, keys, entropy)?;
+    write.owners.0 = row.about().into_iter().collect();
+    write.entries.0 = index::entries(definition, row);
+    write.timer = timer(definition, row);
+    let position = row.position;
+    write.row = Some(RawRow { key, parts: encoded.parts, doc: encoded.doc, sealed: encoded.sealed, position });
+    Ok(Some(write))
 }
 
 /// Drops values of which no way to read them has all its keys alive.
