@@ -99,6 +99,23 @@ impl Worker for CatchUp {
     }
 }
 
+/// Waits until nothing is rebuilt.
+///
+/// # Errors
+/// The server answers otherwise than with a status.
+pub async fn rebuilt(connection: &mut Connection, name: &str) -> anyhow::Result<()> {
+    let status = format!("/v1/projections/{name}/status");
+    loop {
+        let reply = connection.call(Request::get(&status)).await?;
+        ensure!(reply.status == 200, unexpected(reply));
+        let seen: Value = serde_json::from_slice(reply.body).context("a status that is no JSON")?;
+        if seen["rebuild"].is_null() {
+            return Ok(());
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
 /// How rows are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ask {
