@@ -43,6 +43,10 @@ pub struct Arguments {
     /// Length of windows, for example P1D (aggregates)
     #[arg(long, value_name = "DURATION")]
     step: Option<String>,
+    /// The rows as they stood: at a time (RFC 3339), or once `position:N` had been handled. Values of people forgotten since
+    /// stay forgotten
+    #[arg(long, value_name = "TIME|position:N")]
+    as_of: Option<String>,
     /// Answer only when the event at this position was handled: you see your own writes
     #[arg(long, value_name = "POSITION")]
     at_least: Option<u64>,
@@ -101,6 +105,7 @@ fn call(arguments: &Arguments, accept: &'static str, cursor: Option<&str>) -> Ca
         ("fields", &arguments.fields),
         ("group_by", &arguments.group_by),
         ("step", &arguments.step),
+        ("as_of", &arguments.as_of),
     ];
     let mut body: Map<String, Value> =
         texts.into_iter().filter_map(|(name, text)| Some((name.to_owned(), json!(text.as_ref()?)))).collect();

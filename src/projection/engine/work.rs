@@ -20,6 +20,7 @@ use crate::sealing::rows::RowIdentity;
 use crate::secret::Entropy;
 
 use super::batch::{BatchError, Parts};
+use super::history::{At, Formers};
 use crate::projection::store::GenerationId;
 
 /// Why a projection stopped at an event. Holds no values.
@@ -64,12 +65,16 @@ pub struct Work<'d> {
     keys: Keys,
     parked: Vec<Stop>,
     last: u64,
+    /// Former versions, where they are kept.
+    formers: Option<Formers>,
 }
 
 impl<'d> Work<'d> {
     /// Work on these rows, with every key that is alive.
     pub fn new(definition: &'d Definition, before: HashMap<RowKey, Row>, keys: Keys) -> Self {
-        Self { definition, before, after: HashMap::new(), read: HashSet::new(), keys, parked: Vec::new(), last: 0 }
+        let (after, read, parked) = (HashMap::new(), HashSet::new(), Vec::new());
+        let formers = Formers::of(definition);
+        Self { definition, before, after, read, keys, parked, last: 0, formers }
     }
 
     /// Adds what was found when these rows were looked for, with the keys that are alive.
@@ -91,7 +96,7 @@ impl<'d> Work<'d> {
         };
         match code::handle(code, self.definition, view, &row_of) {
             Ok(Handled::Needs(keys)) => return Ok(keys),
-            Ok(Handled::Done(changes)) => self.take(changes),
+            Ok(Handled::Done(changes)) => self.take(changes, (view.position.0, view.recorded)),
             Err(error) => return Err((view.position.0, &error).into()),
         }
         Ok(Vec::new())
@@ -112,24 +117,44 @@ impl<'d> Work<'d> {
         } else {
             apply::handle(self.definition, view, row_of)
         };
-        self.take(handled.map_err(|error| Stop::new(view.position.0, &error))?);
+        let changes = handled.map_err(|error| Stop::new(view.position.0, &error))?;
+        self.take(changes, (view.position.0, view.recorded));
         Ok(())
     }
 
-    fn take(&mut self, changes: Vec<Change>) {
+    fn take(&mut self, changes: Vec<Change>, at: At) {
         for change in changes {
             match change.outcome {
                 Outcome::Unchanged => {}
-                Outcome::Deleted => drop(self.after.insert(change.key, None)),
+                Outcome::Deleted => self.put(change.key, None, at),
                 Outcome::Changed(mut row) => {
                     if !self.definition.is_aggregate() {
                         room::fit(&mut row);
                     }
                     settle(&mut row, &self.keys);
-                    self.after.insert(change.key, Some(row));
+                    self.put(change.key, Some(row), at);
                 }
             }
         }
+    }
+
+    /// The row is this now; what it was has ended.
+    fn put(&mut self, key: RowKey, row: Option<Row>, at: At) {
+        let changed = self.after.insert(key, row);
+        let Some(formers) = &mut self.formers else { return };
+        if let Some(former) = changed.unwrap_or_else(|| self.before.get(&key).cloned()) {
+            formers.end(key, former, at);
+        }
+    }
+
+    /// Former versions, where they are kept.
+    pub fn formers(&mut self) -> Option<&mut Formers> {
+        self.formers.as_mut()
+    }
+
+    /// Whether the batch should end, although there are more events.
+    pub fn is_full(&self) -> bool {
+        self.formers.as_ref().is_some_and(Formers::is_full)
     }
 
     /// Puts an event aside if the definition says so.
@@ -141,18 +166,33 @@ impl<'d> Work<'d> {
         parks
     }
 
-    /// Removes a row.
+    /// Removes a row, and every former version of it.
     pub fn remove(&mut self, key: RowKey, row: Row) {
         self.before.entry(key).or_insert(row);
         self.after.insert(key, None);
+        if let Some(formers) = &mut self.formers {
+            formers.clear(key);
+        }
     }
 
-    /// Writes a row anew although no event changed it: dead envelopes go.
-    pub fn rewrite(&mut self, key: RowKey, mut row: Row, position: u64) {
-        self.before.insert(key, row.clone());
-        row.position = position;
+    /// Writes a row anew although no event of the definition changed it: dead envelopes go.
+    pub fn rewrite(&mut self, key: RowKey, mut row: Row, at: At) {
         settle(&mut row, &self.keys);
-        self.after.insert(key, Some(row));
+        self.before.insert(key, row.clone());
+        row.position = at.0;
+        self.put(key, Some(row), at);
+    }
+
+    /// Writes a former version of a row anew, without dead envelopes, or removes it.
+    pub fn change_version(&mut self, key: RowKey, row: Row, gone: bool) {
+        let Some(formers) = &mut self.formers else { return };
+        let version = (key, row.position);
+        let left = (!gone).then(|| {
+            let mut row = row;
+            settle(&mut row, &self.keys);
+            row
+        });
+        formers.change(version, left);
     }
 
     /// Whether the batch already has this row.
@@ -164,8 +204,13 @@ impl<'d> Work<'d> {
     ///
     /// # Errors
     /// [`Stop`] when a row cannot be stored.
-    pub fn finish(self, store: &StoreId, entropy: &Entropy, cursor: (u64, u64)) -> Result<BatchWrite, Stop> {
+    pub fn finish(mut self, store: &StoreId, entropy: &Entropy, cursor: (u64, u64)) -> Result<BatchWrite, Stop> {
         let name = self.definition.sealing_name();
+        let last = self.last;
+        let refused = |error| refused(last, error);
+        let history = self.formers.take();
+        let history = history.map(|formers| formers.finish((self.definition, &name), &self.keys, store, entropy));
+        let history = history.transpose().map_err(refused)?;
         let columns = &self.definition.columns;
         let mut rows = Vec::with_capacity(self.after.len());
         for (key, after) in self.after {
@@ -177,8 +222,7 @@ impl<'d> Work<'d> {
             }
             if let Some(row) = after {
                 let identity = RowIdentity { store, definition: &name, key: &key.0 };
-                let encoded =
-                    row.encode(&identity, columns, &self.keys, entropy).map_err(|error| refused(self.last, error))?;
+                let encoded = row.encode(&identity, columns, &self.keys, entropy).map_err(refused)?;
                 write.owners.0 = row.about().into_iter().collect();
                 write.entries.0 = index::entries(self.definition, &row);
                 write.timer = timer(self.definition, &row);
@@ -196,7 +240,7 @@ impl<'d> Work<'d> {
         }
         rows.sort_by_key(|(key, _)| *key);
         let parked = self.parked.into_iter().map(|stop| (stop.position, stop.code, stop.message)).collect();
-        Ok(BatchWrite { rows, parked, cursor, timers: self.definition.has_timers() })
+        Ok(BatchWrite { rows, parked, cursor, timers: self.definition.has_timers(), history })
     }
 }
 

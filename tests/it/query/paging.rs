@@ -140,7 +140,8 @@ async fn what_makes_no_sense_is_refused() {
     assert!(matches!(grouped, QueryError::NotAggregated));
     let stepped = refused(RowQuery { step: Some(60_000), ..RowQuery::default() }).await;
     assert!(matches!(stepped, QueryError::NotAggregated));
-    let after = After { generation: GenerationId(99), key: RowKey([0; 16]), entry: Some(vec![]), offset: 0 };
+    let after =
+        After { generation: GenerationId(99), key: RowKey([0; 16]), entry: Some(vec![]), offset: 0, before: None };
     let rebuilt = refused(RowQuery { after: Some(after), ..RowQuery::default() }).await;
     assert!(matches!(rebuilt, QueryError::Rebuilt));
 }
