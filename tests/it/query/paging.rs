@@ -147,6 +147,23 @@ async fn what_makes_no_sense_is_refused() {
 }
 
 #[tokio::test]
+async fn looking_for_rows_that_did_not_stand_yet_is_limited() {
+    let (scene, mut contacts, generation, _) = people().await;
+    contacts.history = Some(1000);
+    let live = live(&contacts, generation);
+    // All rows are of later positions than this.
+    let query = || RowQuery { before: Some(0), ..RowQuery::default() };
+    for (max_scan, chunk, allowed) in [(100, 1000, true), (100, 1, true), (4, 2, false), (4, 1, false)] {
+        let reader = scene.reader(QueryOptions { max_scan, chunk, ..QueryOptions::default() });
+        match reader.rows(&live, &query(), &viewer(Purposes::None)).await {
+            Ok(page) => assert!(allowed && page.items.is_empty()),
+            Err(QueryError::TooBroad { examined }) => assert!(!allowed && examined >= max_scan),
+            Err(other) => panic!("{other}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_order_that_an_index_has_is_not_made_again() {
     let mut scene = Scene::new().await;
     let named = |name| {
