@@ -178,9 +178,20 @@ mod tests {
 
     #[test]
     fn filters_go_into_the_body() {
-        let arguments =
-            parse(&["contacts", "--filter", "name == 'Ada'", "--sort", "-name", "--at-least", "4"]).unwrap();
+        let arguments = parse(&[
+            "contacts",
+            "--filter",
+            "name == 'Ada'",
+            "--sort",
+            "-name",
+            "--at-least",
+            "4",
+            "--as-of",
+            "position:3",
+        ])
+        .unwrap();
         let shown = format!("{:?}", call(&arguments, NDJSON, None));
+        assert!(shown.contains("as_of") && shown.contains("position:3"), "{shown}");
         assert!(shown.contains("/v1/projections/contacts/queries\""), "{shown}");
         assert!(shown.contains("name == 'Ada'") && shown.contains("wait=5"), "{shown}");
         assert!(parse(&["contacts", "--wait", "3"]).is_err(), "there is nothing to wait for");
