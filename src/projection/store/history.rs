@@ -178,8 +178,11 @@ impl Store {
         let mut rows = self.rows(id, keys).await?;
         let older = |row: &Option<RawRow>| row.as_ref().is_none_or(|row| row.position >= before);
         let open: Vec<usize> = rows.iter().enumerate().filter(|(_, row)| older(row)).map(|(at, _)| at).collect();
-        let sql = "select key, parts, doc, sealed, since from row_versions
-                   where generation = $1 and key = $2 and since < $3 and until >= $3 order by since desc limit 1";
+        // Of the versions that had begun only the last one may have stood: of a row that is gone, none may.
+        let sql = "select v.key, v.parts, v.doc, v.sealed, v.since from row_versions v
+                   where v.until >= $3 and v.id =
+                     (select w.id from row_versions w where w.generation = $1 and w.key = $2 and w.since < $3
+                      order by w.since desc limit 1)";
         let set = |at: &usize| vec![id.0.into(), keys[*at].0.as_slice().into(), before.into()];
         let found = self.0.query_each(sql, open.iter().map(set).collect()).await?;
         for (at, versions) in open.into_iter().zip(found) {
