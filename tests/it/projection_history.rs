@@ -99,10 +99,19 @@ async fn rebuild(server: &Server, name: &str) {
     }
 }
 
+fn tables(server: &Server) -> rusqlite::Connection {
+    let path = crate::harness::files(server.path()).into_iter().find(|path| path.ends_with("projections.db")).unwrap();
+    rusqlite::Connection::open(path).unwrap()
+}
+
+/// Rows of a table, of whatever generation.
+fn counted(server: &Server, table: &str) -> i64 {
+    tables(server).query_row(&format!("select count(*) from {table}"), [], |row| row.get(0)).unwrap()
+}
+
 /// What the tables hold of versions of the live generation.
 fn stored(server: &Server, what: &str) -> Vec<Option<Vec<u8>>> {
-    let path = crate::harness::files(server.path()).into_iter().find(|path| path.ends_with("projections.db")).unwrap();
-    let connection = rusqlite::Connection::open(path).unwrap();
+    let connection = tables(server);
     let sql = format!(
         "select cast({what} as blob) from row_versions v join generations g on g.id = v.generation
          where g.state = 'live' order by v.generation, v.key, v.since"
@@ -391,6 +400,45 @@ async fn what_cannot_be_answered_is_refused() {
     let fold = json!({"fold": "wrong", "version": 1, "from": {"types": ["moved"]}, "state": {"n": "int"},
         "handle": {"moved": {"set": {"n": 1}}}, "history": "P30D"});
     assert_eq!(api::pointers(&server.put("/v1/projections/wrong", &fold).await.expect(422)), ["/history"]);
+}
+
+/// More versions than one transaction takes: an erasure finds them all, and a generation that goes leaves none.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_versions_are_found_and_removed() {
+    let (mut server, _) = on_a_manual_clock().await;
+    server.canary("Adalinda Canary");
+    let one = |number: u64| {
+        let name = if number == 450 { "Bob Ray" } else { "Adalinda Canary" };
+        let person = if number == 450 { "bob" } else { "ada" };
+        json!({"type": "seen", "data": {"at": "x", "person": person, "name": name, "city": format!("city {number}")}})
+    };
+    let events: Vec<Value> = (0..=450).map(one).collect();
+    server.post("/v1/streams/place-x/events", &json!(events)).await.expect(201);
+    let last = head(&server);
+    define(&server, "places", json!({"history": "P30D"})).await;
+    page(&server, "places", "").await;
+    let sealed = |server: &Server| stored(server, "sealed").iter().filter(|sealed| sealed.is_some()).count();
+    assert_eq!((stored(&server, "since").len(), sealed(&server)), (450, 450));
+    for step in [1, 100, 449] {
+        let row = as_of(&server, "places", &format!("position:{}", last - step)).await[0].clone();
+        assert_eq!((&row["city"], &row["name"]), (&json!(format!("city {}", 450 - step)), &json!("Adalinda Canary")));
+    }
+    server.forget("ada").await;
+    let then = as_of(&server, "places", &format!("position:{}", last - 449)).await;
+    assert_eq!((&then[0]["city"], &then[0]["_redactions"]["name"]), (&json!("city 1"), &json!("erased")));
+    assert_eq!((stored(&server, "since").len(), sealed(&server)), (450, 0));
+    rebuild(&server, "places").await;
+    assert_eq!(as_of(&server, "places", &format!("position:{}", last - 449)).await, then);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while counted(&server, "row_versions") != 450 || counted(&server, "version_owners") != 450 {
+        assert!(Instant::now() < deadline, "what the former generation left is still there");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(server.send("DELETE", "/v1/projections/places", &[], "").await.status.as_u16(), 204);
+    while counted(&server, "row_versions") + counted(&server, "version_owners") + counted(&server, "row_history") > 0 {
+        assert!(Instant::now() < deadline, "a projection that was removed is still there");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// What is looked up is of the same moment, or there is no answer.
