@@ -344,6 +344,7 @@ mod tests {
             code: None,
             on_erasure: OnErasure::Redact,
             on_error: OnError::Stop,
+            history: None,
             text: String::new(),
         }
     }

@@ -28,6 +28,12 @@ pub fn fit(row: &mut Row) {
     }
 }
 
+/// About as many bytes as the values of a row have.
+pub fn bytes(row: &Row) -> usize {
+    let cells = row.columns.iter().flat_map(Content::cells);
+    cells.filter_map(|(_, cell)| cell.value.as_ref()).map(size).sum()
+}
+
 /// About as many bytes as it has written down, and never fewer than a third of them: text may have to be escaped.
 fn size(value: &Value) -> usize {
     match value {

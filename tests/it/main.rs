@@ -39,6 +39,7 @@ mod projection_attack;
 mod projection_crash;
 mod projection_due;
 mod projection_erasure;
+mod projection_history;
 mod projection_model;
 mod published;
 mod query;

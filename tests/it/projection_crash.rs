@@ -41,7 +41,8 @@ fn definition(version: u32) -> Value {
         "handle": {
             "job-noted": {"upsert": {"send_at": "data.at", "name": "data.name"}, "append": {"names": "data.name"}},
             "job-due": {"increment": {"gone_off": 1}}},
-        "due": {"at": "send_at", "emit": {"type": "job-due", "stream": "'due-' + key.job", "data": {"job": "key.job"}}}})
+        "due": {"at": "send_at", "emit": {"type": "job-due", "stream": "'due-' + key.job", "data": {"job": "key.job"}}},
+        "history": "P30D"})
 }
 
 /// A store with a schema, the first definition and a few rows, to begin every case with.

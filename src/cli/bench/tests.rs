@@ -102,7 +102,7 @@ fn args() -> BenchArgs {
         #[command(flatten)]
         bench: BenchArgs,
     }
-    let line = "bench --seconds 0.2 --warmup 0.05 --repeat 1 --people 250 --events 1050 --forget-people 5 \
+    let line = "bench --seconds 0.6 --warmup 0.05 --repeat 1 --people 250 --events 1050 --forget-people 5 \
                 --forget-large 130";
     <Cli as clap::Parser>::try_parse_from(line.split_whitespace()).unwrap().bench
 }

@@ -43,6 +43,10 @@ pub struct Arguments {
     /// Length of windows, for example P1D (aggregates)
     #[arg(long, value_name = "DURATION")]
     step: Option<String>,
+    /// The rows as they stood: at a time (RFC 3339), or once `position:N` had been handled. Values of people forgotten since
+    /// stay forgotten
+    #[arg(long, value_name = "TIME|position:N")]
+    as_of: Option<String>,
     /// Answer only when the event at this position was handled: you see your own writes
     #[arg(long, value_name = "POSITION")]
     at_least: Option<u64>,
@@ -101,6 +105,7 @@ fn call(arguments: &Arguments, accept: &'static str, cursor: Option<&str>) -> Ca
         ("fields", &arguments.fields),
         ("group_by", &arguments.group_by),
         ("step", &arguments.step),
+        ("as_of", &arguments.as_of),
     ];
     let mut body: Map<String, Value> =
         texts.into_iter().filter_map(|(name, text)| Some((name.to_owned(), json!(text.as_ref()?)))).collect();
@@ -173,9 +178,20 @@ mod tests {
 
     #[test]
     fn filters_go_into_the_body() {
-        let arguments =
-            parse(&["contacts", "--filter", "name == 'Ada'", "--sort", "-name", "--at-least", "4"]).unwrap();
+        let arguments = parse(&[
+            "contacts",
+            "--filter",
+            "name == 'Ada'",
+            "--sort",
+            "-name",
+            "--at-least",
+            "4",
+            "--as-of",
+            "position:3",
+        ])
+        .unwrap();
         let shown = format!("{:?}", call(&arguments, NDJSON, None));
+        assert!(shown.contains("as_of") && shown.contains("position:3"), "{shown}");
         assert!(shown.contains("/v1/projections/contacts/queries\""), "{shown}");
         assert!(shown.contains("name == 'Ada'") && shown.contains("wait=5"), "{shown}");
         assert!(parse(&["contacts", "--wait", "3"]).is_err(), "there is nothing to wait for");

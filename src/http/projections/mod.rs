@@ -1,5 +1,6 @@
 //! Projections: definitions, rows, status.
 
+mod asked;
 mod body;
 pub mod define;
 mod live;

@@ -1,8 +1,10 @@
 //! What a query that has no answer is told.
 
 use axum::http::StatusCode;
+use serde_json::json;
 
 use super::super::problem::{self, Problem};
+use crate::clock::Millis;
 use crate::projection::duration;
 use crate::projection::query::QueryError;
 use crate::read::ReadFailed;
@@ -27,6 +29,7 @@ impl From<QueryError> for Problem {
             QueryError::NotAggregated | QueryError::NoWindow | QueryError::TooManySorts { .. } | QueryError::NoRows => {
                 bad("invalid-parameter")
             }
+            QueryError::AsOfNotKept { projection, since } => not_kept(bad("as-of-not-kept"), projection, since),
             QueryError::StepNotKept { kept } => {
                 let kept: Vec<String> = kept.into_iter().map(duration::format).collect();
                 bad("invalid-parameter").with("kept", kept)
@@ -44,6 +47,19 @@ impl From<QueryError> for Problem {
             QueryError::KeysUnavailable(error) => ReadFailed::KeysUnavailable(error).into(),
             QueryError::KeyUnknown => ReadFailed::KeyUnknown.into(),
             QueryError::ErasureRecordBehind => problem::record_behind(),
+        }
+    }
+}
+
+fn not_kept(problem: Problem, projection: String, since: Option<(u64, Millis)>) -> Problem {
+    let problem = problem.with("projection", projection);
+    match since {
+        None => problem.with("hint", "a new version of the definition with `history: P30D` keeps the rows of 30 days"),
+        Some((position, time)) => {
+            problem.with("kept_since", json!({"position": position, "time": time.rfc3339()})).with(
+                "hint",
+                "ask for a time or position from `kept_since` on, or let a new version keep a longer `history`",
+            )
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::Stream;
@@ -16,13 +16,11 @@ use super::super::extract::{Caller, Json, Path, Query, Shared, prefer_wait};
 use super::super::problem::{self, Problem, ProblemBody};
 use super::super::read::personal_headers;
 use super::super::serve::{LeasedChunk, SocketGuard, leased, leased_whole};
+use super::asked::{self, Asked};
 use super::{defined, live, reaches};
 use crate::auth::Permission;
-use crate::projection::definition::IndexPart;
-use crate::projection::duration;
 use crate::projection::engine::{Running, WaitError};
-use crate::projection::expression::Expression;
-use crate::projection::query::{After, FILTER, Live, QueryError, RenderedRows, RowQuery};
+use crate::projection::query::{After, Live, QueryError, RenderedRows, RowQuery};
 use crate::projection::row::RowKey;
 use crate::read::Viewer;
 use crate::telemetry::ValueState;
@@ -40,6 +38,7 @@ pub const LONGEST_WAIT: u64 = 30;
         ("cursor" = Option<String>, Query, description = "From `next` of the page before"),
         ("group_by" = Option<String>, Query, description = "Key parts to keep; the others are merged (aggregates)"),
         ("step" = Option<String>, Query, description = "Length of windows, ISO 8601"),
+        ("as_of" = Option<String>, Query, description = "A time or `position:N`; the projection must keep a history; never undoes an erasure"),
         ("at_least" = Option<u64>, Query, description = "Wait until the event at this position was handled"),
         ("stale" = Option<String>, Query, description = "`allow`: answer although `at_least` is not reached")),
     responses((status = 200, description = "Rows", body = Value),
@@ -91,6 +90,7 @@ pub async fn query(
 #[utoipa::path(get, operation_id = "show_row", path = "/v1/projections/{name}/rows/{key}", tag = "projections",
     params(("name" = String, Path, description = "Name of the projection"),
         ("key" = String, Path, description = "The row's `_key`"),
+        ("as_of" = Option<String>, Query, description = "A time or `position:N`; the projection must keep a history; never undoes an erasure"),
         ("at_least" = Option<u64>, Query, description = "Wait until the event at this position was handled")),
     responses((status = 200, description = "The row", body = Value),
         (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json")))]
@@ -105,12 +105,14 @@ pub async fn row(
     caller.require(Permission::ReadEvents)?;
     let viewer = caller.viewer(&headers, &mut query, "/v1/projections/{name}/rows/{key}")?;
     let at_least = query.number("at_least", 0..=i64::MAX as u64)?;
+    let as_of = query.take("as_of")?;
     query.finish()?;
     let known = defined(&app, &caller, &path)?;
     let key = RowKey::parse(&key).ok_or_else(|| Problem::parameter("key", "is not the key of a row (k_…)"))?;
     let name = known.current.name.as_str();
-    let asked = RowQuery { key: Some(key), any_window: true, by_body: true, ..RowQuery::default() };
     let wait = Wait { at_least, headers: &headers, stale: false };
+    let before = past(&app, name, &wait, as_of.as_deref()).await?;
+    let asked = RowQuery { key: Some(key), any_window: true, by_body: true, before, ..RowQuery::default() };
     let (found, _) = whole(&app, &caller, name, &wait, &asked, &viewer).await?;
     let row = found.items.first().ok_or_else(Problem::not_found)?;
     let body = Bytes::from(row.json.clone());
@@ -118,79 +120,6 @@ pub async fn row(
     personal_headers(response.headers_mut(), "application/json");
     position_header(&mut response, found.position);
     Ok(response)
-}
-
-/// A query as it comes.
-#[derive(Default, serde::Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct Asked {
-    filter: Option<String>,
-    sort: Option<String>,
-    fields: Option<String>,
-    cursor: Option<String>,
-    group_by: Option<String>,
-    step: Option<String>,
-    stale: Option<String>,
-    limit: Option<u64>,
-    at_least: Option<u64>,
-    #[serde(skip)]
-    by_body: bool,
-}
-
-impl Asked {
-    fn texts(&mut self) -> [(&mut Option<String>, &'static str); 7] {
-        [
-            (&mut self.filter, "filter"),
-            (&mut self.sort, "sort"),
-            (&mut self.fields, "fields"),
-            (&mut self.cursor, "cursor"),
-            (&mut self.group_by, "group_by"),
-            (&mut self.step, "step"),
-            (&mut self.stale, "stale"),
-        ]
-    }
-
-    /// What a cursor is bound to.
-    fn bound(&self, name: &str) -> String {
-        let parts = [&self.filter, &self.sort, &self.fields, &self.group_by, &self.step];
-        format!("rows {name} {parts:?}")
-    }
-
-    fn read(&self, after: Option<After>) -> Result<RowQuery, Problem> {
-        let filter =
-            self.filter.as_deref().map(|text| Expression::compile(text, FILTER)).transpose().map_err(|error| {
-                Problem::new(StatusCode::BAD_REQUEST, "invalid-filter", "The filter is not an expression")
-                    .with("column", error.column as u64)
-                    .with("message", error.message)
-            })?;
-        let step = match self.step.as_deref() {
-            None => None,
-            Some(text) => Some(
-                duration::parse(text)
-                    .filter(|step| *step > 0)
-                    .ok_or_else(|| Problem::parameter("step", "is not a duration like P7D"))?,
-            ),
-        };
-        let list = |text: &Option<String>| {
-            text.as_deref().map(|text| text.split(',').map(|name| name.trim().to_owned()).collect::<Vec<_>>())
-        };
-        let sort = list(&self.sort).unwrap_or_default().into_iter().map(|name| match name.strip_prefix('-') {
-            Some(name) => IndexPart { name: name.to_owned(), descending: true },
-            None => IndexPart { name, descending: false },
-        });
-        Ok(RowQuery {
-            filter,
-            sort: sort.collect(),
-            fields: list(&self.fields),
-            limit: self.limit.unwrap_or(0) as usize,
-            after,
-            by_body: self.by_body,
-            step,
-            group_by: list(&self.group_by).unwrap_or_default(),
-            key: None,
-            any_window: false,
-        })
-    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -242,6 +171,10 @@ async fn answer(
     };
     let wait = Wait { at_least: asked.at_least, headers, stale };
     let mut query = asked.read(after)?;
+    if asked.as_of.is_some() && format(headers) == Format::Sse {
+        return Err(Problem::parameter("as_of", "has no meaning for a live stream"));
+    }
+    query.before = past(&app, &name, &wait, asked.as_of.as_deref()).await?;
     match format(headers) {
         Format::Sse => {
             ready(&app, &name, &wait).await?;
@@ -279,6 +212,15 @@ struct Wait<'a> {
     headers: &'a HeaderMap,
     /// Whether it may answer although it has not.
     stale: bool,
+}
+
+/// Position before which rows are asked for, if not for those of now. A time is looked up when the wait is over.
+async fn past(app: &Shared, name: &str, wait: &Wait<'_>, as_of: Option<&str>) -> Result<Option<u64>, Problem> {
+    let Some(text) = as_of else { return Ok(None) };
+    if wait.at_least.is_some() {
+        ready(app, name, wait).await?;
+    }
+    asked::before(app, text).await.map(Some)
 }
 
 /// Times a query is asked again because its rows were replaced meanwhile.

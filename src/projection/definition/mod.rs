@@ -81,6 +81,8 @@ pub struct Definition {
     pub on_erasure: OnErasure,
     /// What happens when an event cannot be handled.
     pub on_error: OnError,
+    /// How long former versions of rows are kept, in milliseconds, if they are.
+    pub history: Option<i64>,
     /// The definition as canonical JSON: what is stored, shown and compared.
     pub text: String,
 }

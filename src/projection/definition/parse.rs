@@ -12,7 +12,7 @@ use super::parse_columns::{Columns, columns};
 use super::parse_expression::{Names, expression};
 use super::parse_handlers::handlers;
 use super::parse_reader::{Object, Problems, filled, from_one, list, name_fits, pointer, reason, suggestion};
-use super::parse_window::{aggregates, window};
+use super::parse_window::{aggregates, length, window};
 use super::{
     Column, ColumnSource, ColumnType, Definition, Due, Format, Index, IndexPart, KeyPart, Kind, OnErasure, OnError,
     ProjectionName, Rule, Source,
@@ -28,7 +28,7 @@ const MOST_TYPES: usize = 100;
 const MOST_INDEXES: usize = 8;
 const MOST_DUE_MEMBERS: usize = 100;
 
-const PROJECTION_MEMBERS: [&str; 13] = [
+const PROJECTION_MEMBERS: [&str; 14] = [
     "projection",
     "version",
     "from",
@@ -40,6 +40,7 @@ const PROJECTION_MEMBERS: [&str; 13] = [
     "window",
     "aggregate",
     "due",
+    "history",
     "on_erasure",
     "on_error",
 ];
@@ -114,6 +115,8 @@ fn definition(value: &Value, problems: &mut Problems) -> Option<Definition> {
     };
     let on_erasure = object.get("on_erasure").map(|(value, at)| on_erasure(value, &at, fold, problems));
     let on_error = object.get("on_error").map(|(value, at)| on_error(value, &at, problems));
+    let history = object.get("history").filter(|_| !fold);
+    let history = history.and_then(|(value, at)| length(value, &at, problems));
     Some(Definition {
         name: name?,
         version: version?,
@@ -124,6 +127,7 @@ fn definition(value: &Value, problems: &mut Problems) -> Option<Definition> {
         code: body.code,
         on_erasure: on_erasure.unwrap_or(Some(OnErasure::Redact))?,
         on_error: on_error.unwrap_or(Some(OnError::Stop))?,
+        history,
         text: canonical(value),
     })
 }
@@ -164,7 +168,7 @@ fn rows_body(object: &Object<'_>, name: Option<&ProjectionName>, types: &[EventT
 }
 
 fn grouped_body(object: &Object<'_>, problems: &mut Problems) -> Body {
-    for member in ["handle", "columns", "due", "code"].into_iter().filter(|name| object.has(name)) {
+    for member in ["handle", "columns", "due", "code", "history"].into_iter().filter(|name| object.has(name)) {
         problems.add(pointer("", member), "does not go with `aggregate` and `window`");
     }
     let (key, parts) = key(object, problems);

@@ -51,7 +51,7 @@ pub(super) fn window(value: &Value, at: &str, names: &Names, problems: &mut Prob
 }
 
 /// A duration that is not zero.
-fn length(value: &Value, at: &str, problems: &mut Problems) -> Option<i64> {
+pub(super) fn length(value: &Value, at: &str, problems: &mut Problems) -> Option<i64> {
     let millis = duration(value, at, problems)?;
     if millis == 0 {
         problems.add(at, "must be longer than nothing");

@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::history::At;
 use super::sources::{self, Slice};
 use super::threads;
 use super::work::{self, Stop, Work};
@@ -204,8 +205,8 @@ pub async fn run(
     let slice = sources::next(parts.log.as_ref(), &definition.from, cursor, limit, MOST_BYTES).await?;
     let Some(slice) = slice else { return Ok(Progress::Idle) };
     let done = match slice {
-        Slice::Erasure { position, subject, scope } => {
-            super::erasure::run(parts, definition, id, cursor, position, (subject, &scope)).await
+        Slice::Erasure { at, subject, scope } => {
+            super::erasure::run(parts, definition, id, cursor, at, (subject, &scope)).await
         }
         Slice::Events { page, end } => events(parts, (definition, code.as_deref()), id, (cursor, end), &page).await,
     };
@@ -244,10 +245,17 @@ async fn events(
             stopped = Some(stop);
             break;
         }
+        if work.is_full() {
+            end = view.position.0 + 1;
+            break;
+        }
     }
     let handled = views.iter().filter(|view| view.position.0 < end).count() as u64;
     if let Some(last) = views.iter().rfind(|view| view.position.0 < end) {
         work::expire(parts, definition, id, last.recorded, &mut work).await?;
+        if let Some(formers) = work.formers() {
+            formers.handled(last.recorded);
+        }
     }
     let write = match work.finish(&parts.store_id, &parts.entropy, (span.0, end)) {
         Ok(write) => write,
@@ -256,8 +264,8 @@ async fn events(
             return Box::pin(one_by_one(parts, (definition, code), id, span.0, stop)).await;
         }
         Err(stop) => {
-            let cursor = views.first().map_or(span.0, |view| view.position.0);
-            return park_or_stop(parts, definition, id, (span.0, cursor), span.1, stop).await;
+            let at = views.first().map(|view| (view.position.0, view.recorded));
+            return park_or_stop(parts, definition, id, span, at, stop).await;
         }
     };
     if end > span.0 || !write.rows.is_empty() {
@@ -320,13 +328,16 @@ async fn park_or_stop(
     parts: &Parts,
     definition: &Definition,
     id: GenerationId,
-    (cursor, position): (u64, u64),
-    end: u64,
+    (cursor, end): (u64, u64),
+    at: Option<At>,
     stop: Stop,
 ) -> Result<Progress, BatchError> {
     let mut work = Work::new(definition, HashMap::new(), Keys::new());
     if !work.parks(&stop) {
-        return Ok(Progress::Stopped { cursor: position, stop });
+        return Ok(Progress::Stopped { cursor: at.map_or(cursor, |at| at.0), stop });
+    }
+    if let Some((formers, at)) = work.formers().zip(at) {
+        formers.handled(at.1);
     }
     if let Ok(write) = work.finish(&parts.store_id, &parts.entropy, (cursor, end)) {
         parts.land(id, write).await?;
@@ -412,6 +423,19 @@ pub async fn open_rows(
     definition: &Definition,
     raw: &[RawRow],
 ) -> Result<(HashMap<RowKey, Row>, Keys, Fences), BatchError> {
+    let (rows, keys, fences) = open_versions(parts, definition, raw).await?;
+    Ok((rows.into_iter().collect(), keys, fences))
+}
+
+/// Opens rows as they come from the tables, in that order; several may have the same key.
+///
+/// # Errors
+/// As [`load`].
+pub async fn open_versions(
+    parts: &Parts,
+    definition: &Definition,
+    raw: &[RawRow],
+) -> Result<(Vec<(RowKey, Row)>, Keys, Fences), BatchError> {
     let all = |_: &str| true;
     let stored = raw
         .iter()
@@ -426,14 +450,14 @@ pub async fn open_rows(
     let wanted: BTreeSet<DekId> = stored.iter().flat_map(|row| row.wanted(&fences, &all).collect::<Vec<_>>()).collect();
     let keys = alive(parts, wanted.into_iter().collect()).await?;
     let name = definition.sealing_name();
-    let mut rows = HashMap::new();
+    let mut rows = Vec::with_capacity(stored.len());
     for row in stored {
         let key = row.key;
         let (row, missing) = row.open((&parts.store_id, &name), &definition.columns, &keys, &fences, &all);
         if missing {
             return Err(BatchError::KeyUnknown);
         }
-        rows.insert(key, row);
+        rows.push((key, row));
     }
     Ok((rows, keys, fences))
 }

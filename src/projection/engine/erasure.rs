@@ -1,18 +1,22 @@
 //! An erasure, as a projection handles it.
 //!
-//! Owns: what becomes of the rows in which the forgotten person owns a cell. Readers see placeholders from the fence on,
-//! whatever happens here; this takes the dead ciphertext out, or the row. Must not know: keys of others.
+//! Owns: what becomes of the rows in which the forgotten person owns a cell, and of the former versions in which she does,
+//! whether or not there is such a row any more. Readers see placeholders from the fence on, whatever happens here; this
+//! takes the dead ciphertext out, or the row. Must not know: keys of others.
 
-use super::batch::{BatchError, Parts, Progress, open_rows};
+use std::collections::HashMap;
+
+use super::batch::{BatchError, Parts, Progress, open_rows, open_versions};
+use super::history::At;
 use super::past::{Past, Scope};
 use super::work::Work;
 use crate::event::SubjectRef;
-use crate::eventlog::Fences;
+use crate::eventlog::{Fences, ReadError};
 use crate::projection::cell::{Cell, Content};
 use crate::projection::definition::{Definition, OnErasure};
 use crate::projection::owners::Alternative;
 use crate::projection::row::{Row, RowKey};
-use crate::projection::store::GenerationId;
+use crate::projection::store::{GenerationId, VersionId};
 
 /// Rows of one transaction.
 const CHUNK: usize = 200;
@@ -26,45 +30,101 @@ pub async fn run(
     definition: &Definition,
     id: GenerationId,
     cursor: u64,
-    position: u64,
+    at: At,
     (subject, scope): (SubjectRef, &Scope),
 ) -> Result<Progress, BatchError> {
-    let mut after: Option<RowKey> = None;
-    let mut past: Option<Past> = None;
-    loop {
-        let owned = parts.store.keys_of(id, subject, after, CHUNK).await?;
-        let last = owned.len() < CHUNK;
-        after = owned.last().copied().or(after);
-        let raw: Vec<_> = parts.store.rows(id, &owned).await?.into_iter().flatten().collect();
-        let (rows, keys, fences) = open_rows(parts, definition, &raw).await?;
-        let mut work = Work::new(definition, std::collections::HashMap::new(), keys);
-        for (key, row) in rows {
-            let gone = match (&definition.on_erasure, fate(&row, subject, scope, &fences)) {
-                (OnErasure::Redact | OnErasure::Keep(_), _) | (_, Fate::Stays) => false,
-                (OnErasure::DeleteRow, Fate::Goes) => true,
-                (OnErasure::DeleteRow, Fate::Depends) => {
-                    if past.is_none() {
-                        past = Some(Past::until(parts.log.as_ref(), position).await?);
-                    }
-                    past.as_ref().is_some_and(|past| lost(&row, subject, |way| past.closes(way)))
+    let mut erasing = Erasing { parts, definition, id, cursor, at, subject, scope, past: None };
+    erasing.rows().await?;
+    if definition.history.is_some() {
+        erasing.versions().await?;
+    }
+    Ok(Progress::Advanced { cursor: at.0 + 1, events: 1 })
+}
+
+struct Erasing<'a> {
+    parts: &'a Parts,
+    definition: &'a Definition,
+    id: GenerationId,
+    cursor: u64,
+    at: At,
+    subject: SubjectRef,
+    scope: &'a Scope,
+    /// Read when it is needed.
+    past: Option<Past>,
+}
+
+impl Erasing<'_> {
+    async fn rows(&mut self) -> Result<(), BatchError> {
+        let mut after: Option<RowKey> = None;
+        loop {
+            let owned = self.parts.store.keys_of(self.id, self.subject, after, CHUNK).await?;
+            let last = owned.len() < CHUNK;
+            after = owned.last().copied().or(after);
+            let raw: Vec<_> = self.parts.store.rows(self.id, &owned).await?.into_iter().flatten().collect();
+            let (rows, keys, fences) = open_rows(self.parts, self.definition, &raw).await?;
+            let mut work = Work::new(self.definition, HashMap::new(), keys);
+            for (key, row) in rows {
+                if self.goes(&row, &fences).await? {
+                    work.remove(key, row);
+                } else if row.people().contains(&self.subject) {
+                    work.rewrite(key, row, self.at);
                 }
-            };
-            if gone {
-                work.remove(key, row);
-            } else if row.people().contains(&subject) {
-                work.rewrite(key, row, position);
+            }
+            self.land(work, last && self.definition.history.is_none()).await?;
+            if last {
+                return Ok(());
             }
         }
-        // The cursor moves with the last rows; until then the same transaction only checks that it is where it was.
-        let moved = if last { position + 1 } else { cursor };
+    }
+
+    /// What is left of former versions: those of rows that went are gone by now.
+    async fn versions(&mut self) -> Result<(), BatchError> {
+        let mut after: Option<VersionId> = None;
+        loop {
+            let raw = self.parts.store.versions_of(self.id, self.subject, after, CHUNK).await?;
+            let last = raw.len() < CHUNK;
+            after = raw.last().map(|version| (version.key, version.position)).or(after);
+            let (versions, keys, fences) = open_versions(self.parts, self.definition, &raw).await?;
+            let mut work = Work::new(self.definition, HashMap::new(), keys);
+            for (key, version) in versions {
+                let gone = self.goes(&version, &fences).await?;
+                if gone || version.people().contains(&self.subject) {
+                    work.change_version(key, version, gone);
+                }
+            }
+            if let Some(formers) = work.formers().filter(|_| last) {
+                formers.handled(self.at.1);
+            }
+            self.land(work, last).await?;
+            if last {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The cursor moves with the last of it; until then the same transaction only checks that it is where it was.
+    async fn land(&self, work: Work<'_>, last: bool) -> Result<(), BatchError> {
+        let moved = if last { self.at.0 + 1 } else { self.cursor };
         let write = work
-            .finish(&parts.store_id, &parts.entropy, (cursor, moved))
+            .finish(&self.parts.store_id, &self.parts.entropy, (self.cursor, moved))
             .map_err(|_| BatchError::Unavailable("a row cannot be sealed"))?;
         crate::crash::point("projection.before-erasure");
-        parts.land(id, write).await?;
-        if last {
-            return Ok(Progress::Advanced { cursor: moved, events: 1 });
-        }
+        self.parts.land(self.id, write).await?;
+        Ok(())
+    }
+
+    /// Whether a row goes, or a version of one.
+    async fn goes(&mut self, row: &Row, fences: &Fences) -> Result<bool, ReadError> {
+        Ok(match (&self.definition.on_erasure, fate(row, self.subject, self.scope, fences)) {
+            (OnErasure::Redact | OnErasure::Keep(_), _) | (_, Fate::Stays) => false,
+            (OnErasure::DeleteRow, Fate::Goes) => true,
+            (OnErasure::DeleteRow, Fate::Depends) => {
+                if self.past.is_none() {
+                    self.past = Some(Past::until(self.parts.log.as_ref(), self.at.0).await?);
+                }
+                self.past.as_ref().is_some_and(|past| lost(row, self.subject, |way| past.closes(way)))
+            }
+        })
     }
 }
 

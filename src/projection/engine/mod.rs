@@ -7,6 +7,7 @@
 pub mod batch;
 pub mod due;
 mod erasure;
+pub mod history;
 mod past;
 pub mod rebuild;
 pub mod runner;

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::batch::{self, BatchError, MOST_EVENTS, Parts, Progress};
 use super::due::Emitter;
+use super::history;
 use crate::clock::Millis;
 use crate::projection::definition::Definition;
 use crate::projection::store::GenerationId;
@@ -141,6 +142,9 @@ impl Runner {
                 Ok(Progress::Idle) => {
                     retry = Duration::from_millis(50);
                     self.say(State::Running, None);
+                    if self.tidy().await {
+                        continue;
+                    }
                     let wait = if self.shadow { TICK } else { self.timers().await };
                     tokio::select! {
                         _ = head.changed() => {}
@@ -182,6 +186,14 @@ impl Runner {
                 TICK
             }
         }
+    }
+
+    /// Whether there may be more to do. Nothing waits for it.
+    async fn tidy(&self) -> bool {
+        history::tidy(&self.parts, &self.definition, self.generation).await.unwrap_or_else(|error| {
+            tracing::warn!(projection = %self.definition.name, error = %error, "former versions cannot be removed now");
+            false
+        })
     }
 
     fn advanced(&self, cursor: u64, events: u64, took: Duration) {

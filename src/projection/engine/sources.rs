@@ -3,6 +3,7 @@
 //! Owns: where a slice of the log ends. An erasure is handled at its own place between the events before and after it,
 //! so that a rebuild does the same in the same order. Must not know: rows.
 
+use super::history::At;
 use super::past::{self, Scope};
 use crate::event::{Category, EventType, Position, SubjectRef};
 use crate::eventlog::{Direction, EventLog, Filter, Page, ReadError, ReadQuery, StoredEvent};
@@ -21,8 +22,8 @@ pub enum Slice {
     },
     /// A person's data is gone from here on.
     Erasure {
-        /// Position of the event that says so.
-        position: u64,
+        /// Position of the event that says so, and when it was recorded.
+        at: At,
         /// Who.
         subject: SubjectRef,
         /// How much of it.
@@ -66,7 +67,7 @@ pub async fn next(
         if erasure.position.0 == cursor {
             let corrupt = ReadError::Corrupt { table: "events", column: "public", row: cursor };
             let (subject, scope) = erased(erasure).ok_or(corrupt)?;
-            return Ok(Some(Slice::Erasure { position: cursor, subject, scope }));
+            return Ok(Some(Slice::Erasure { at: (cursor, erasure.recorded), subject, scope }));
         }
         end = erasure.position.0;
     }

@@ -20,6 +20,7 @@ use crate::sealing::rows::RowIdentity;
 use crate::secret::Entropy;
 
 use super::batch::{BatchError, Parts};
+use super::history::{At, Formers};
 use super::threads;
 use crate::projection::store::GenerationId;
 
@@ -65,12 +66,16 @@ pub struct Work<'d> {
     keys: Keys,
     parked: Vec<Stop>,
     last: u64,
+    /// Former versions, where they are kept.
+    formers: Option<Formers>,
 }
 
 impl<'d> Work<'d> {
     /// Work on these rows, with every key that is alive.
     pub fn new(definition: &'d Definition, before: HashMap<RowKey, Row>, keys: Keys) -> Self {
-        Self { definition, before, after: HashMap::new(), read: HashSet::new(), keys, parked: Vec::new(), last: 0 }
+        let (after, read, parked) = (HashMap::new(), HashSet::new(), Vec::new());
+        let formers = Formers::of(definition);
+        Self { definition, before, after, read, keys, parked, last: 0, formers }
     }
 
     /// Adds what was found when these rows were looked for, with the keys that are alive.
@@ -92,7 +97,7 @@ impl<'d> Work<'d> {
         };
         match code::handle(code, self.definition, view, &row_of) {
             Ok(Handled::Needs(keys)) => return Ok(keys),
-            Ok(Handled::Done(changes)) => self.take(changes),
+            Ok(Handled::Done(changes)) => self.take(changes, (view.position.0, view.recorded)),
             Err(error) => return Err((view.position.0, &error).into()),
         }
         Ok(Vec::new())
@@ -104,18 +109,26 @@ impl<'d> Work<'d> {
     /// [`Stop`]; the event changed nothing.
     pub fn event(&mut self, view: &EventView) -> Result<(), Stop> {
         self.last = view.position.0;
-        handle(self.definition, (&self.before, &mut self.after), &self.keys, view)
+        let changes = changes(self.definition, (&self.before, &self.after), view)?;
+        self.take(changes, (view.position.0, view.recorded));
+        Ok(())
     }
 
     /// Handles all events of a batch, those of different rows at the same time; `candidates` are the rows that each is
-    /// about. `false` when one of them cannot be handled: then nothing happened.
+    /// about. `false` when one of them cannot be handled, or former versions are kept: then nothing happened.
     pub fn events(&mut self, views: &[EventView], candidates: &[Vec<RowKey>]) -> bool {
         debug_assert!(self.after.is_empty(), "a batch begins with all its events");
+        if self.formers.is_some() {
+            return false;
+        }
         let parts = threads::apart(candidates, threads::parts(views.len()));
         let done = threads::each(parts, |part| {
             let mut after = HashMap::new();
             for at in part {
-                handle(self.definition, (&self.before, &mut after), &self.keys, &views[at])?;
+                for change in changes(self.definition, (&self.before, &after), &views[at])? {
+                    let row = outcome(self.definition, change.outcome, &self.keys);
+                    after.extend(row.map(|row| (change.key, row)));
+                }
             }
             Ok(after)
         });
@@ -125,8 +138,31 @@ impl<'d> Work<'d> {
         true
     }
 
-    fn take(&mut self, changes: Vec<Change>) {
-        take(self.definition, &mut self.after, &self.keys, changes);
+    fn take(&mut self, changes: Vec<Change>, at: At) {
+        for change in changes {
+            if let Some(row) = outcome(self.definition, change.outcome, &self.keys) {
+                self.put(change.key, row, at);
+            }
+        }
+    }
+
+    /// The row is this now; what it was has ended.
+    fn put(&mut self, key: RowKey, row: Option<Row>, at: At) {
+        let changed = self.after.insert(key, row);
+        let Some(formers) = &mut self.formers else { return };
+        if let Some(former) = changed.unwrap_or_else(|| self.before.get(&key).cloned()) {
+            formers.end(key, former, at);
+        }
+    }
+
+    /// Former versions, where they are kept.
+    pub fn formers(&mut self) -> Option<&mut Formers> {
+        self.formers.as_mut()
+    }
+
+    /// Whether the batch should end, although there are more events.
+    pub fn is_full(&self) -> bool {
+        self.formers.as_ref().is_some_and(Formers::is_full)
     }
 
     /// Puts an event aside if the definition says so.
@@ -138,18 +174,33 @@ impl<'d> Work<'d> {
         parks
     }
 
-    /// Removes a row.
+    /// Removes a row, and every former version of it.
     pub fn remove(&mut self, key: RowKey, row: Row) {
         self.before.entry(key).or_insert(row);
         self.after.insert(key, None);
+        if let Some(formers) = &mut self.formers {
+            formers.clear(key);
+        }
     }
 
-    /// Writes a row anew although no event changed it: dead envelopes go.
-    pub fn rewrite(&mut self, key: RowKey, mut row: Row, position: u64) {
-        self.before.insert(key, row.clone());
-        row.position = position;
+    /// Writes a row anew although no event of the definition changed it: dead envelopes go.
+    pub fn rewrite(&mut self, key: RowKey, mut row: Row, at: At) {
         settle(&mut row, &self.keys);
-        self.after.insert(key, Some(row));
+        self.before.insert(key, row.clone());
+        row.position = at.0;
+        self.put(key, Some(row), at);
+    }
+
+    /// Writes a former version of a row anew, without dead envelopes, or removes it.
+    pub fn change_version(&mut self, key: RowKey, row: Row, gone: bool) {
+        let Some(formers) = &mut self.formers else { return };
+        let version = (key, row.position);
+        let left = (!gone).then(|| {
+            let mut row = row;
+            settle(&mut row, &self.keys);
+            row
+        });
+        formers.change(version, left);
     }
 
     /// Whether the batch already has this row.
@@ -161,16 +212,21 @@ impl<'d> Work<'d> {
     ///
     /// # Errors
     /// [`Stop`] when a row cannot be stored.
-    pub fn finish(self, store: &StoreId, entropy: &Entropy, cursor: (u64, u64)) -> Result<BatchWrite, Stop> {
+    pub fn finish(mut self, store: &StoreId, entropy: &Entropy, cursor: (u64, u64)) -> Result<BatchWrite, Stop> {
         let name = self.definition.sealing_name();
+        let last = self.last;
+        let refused = |error| refused(last, error);
+        let history = self.formers.take();
+        let history = history.map(|formers| formers.finish((self.definition, &name), &self.keys, store, entropy));
+        let history = history.transpose().map_err(refused)?;
         let after: Vec<(RowKey, Option<Row>)> = self.after.into_iter().collect();
-        let (definition, last) = (self.definition, self.last);
+        let definition = self.definition;
         let done = threads::each(threads::pieces(&after), |piece| {
             let rows = piece.iter().map(|(key, after)| {
                 let identity = RowIdentity { store, definition: &name, key: &key.0 };
                 let rows = (self.before.get(key), after.as_ref());
                 let write = write(definition, rows, &identity, *key, &self.keys, entropy);
-                Ok(write.map_err(|error| refused(last, error))?.map(|write| (*key, write)))
+                Ok(write.map_err(refused)?.map(|write| (*key, write)))
             });
             rows.filter_map(Result::transpose).collect::<Result<Vec<_>, Stop>>()
         });
@@ -178,14 +234,14 @@ impl<'d> Work<'d> {
             done.into_iter().collect::<Result<Vec<_>, Stop>>()?.into_iter().flatten().collect();
         rows.sort_by_key(|(key, _)| *key);
         let parked = self.parked.into_iter().map(|stop| (stop.position, stop.code, stop.message)).collect();
-        Ok(BatchWrite { rows, parked, cursor, timers: self.definition.has_timers() })
+        Ok(BatchWrite { rows, parked, cursor, timers: self.definition.has_timers(), history })
     }
 }
 
 /// The rows before the batch, and those changed by it.
-type Rows<'r> = (&'r HashMap<RowKey, Row>, &'r mut HashMap<RowKey, Option<Row>>);
+type Rows<'r> = (&'r HashMap<RowKey, Row>, &'r HashMap<RowKey, Option<Row>>);
 
-fn handle(definition: &Definition, (before, after): Rows<'_>, keys: &Keys, view: &EventView) -> Result<(), Stop> {
+fn changes(definition: &Definition, (before, after): Rows<'_>, view: &EventView) -> Result<Vec<Change>, Stop> {
     let row_of = |key: &RowKey| match after.get(key) {
         Some(row) => row.as_ref(),
         None => before.get(key),
@@ -195,22 +251,20 @@ fn handle(definition: &Definition, (before, after): Rows<'_>, keys: &Keys, view:
     } else {
         apply::handle(definition, view, row_of)
     };
-    take(definition, after, keys, handled.map_err(|error| Stop::new(view.position.0, &error))?);
-    Ok(())
+    handled.map_err(|error| Stop::new(view.position.0, &error))
 }
 
-fn take(definition: &Definition, after: &mut HashMap<RowKey, Option<Row>>, keys: &Keys, changes: Vec<Change>) {
-    for change in changes {
-        match change.outcome {
-            Outcome::Unchanged => {}
-            Outcome::Deleted => drop(after.insert(change.key, None)),
-            Outcome::Changed(mut row) => {
-                if !definition.is_aggregate() {
-                    room::fit(&mut row);
-                }
-                settle(&mut row, keys);
-                after.insert(change.key, Some(row));
+/// What a row is now; `None` when nothing happened to it.
+fn outcome(definition: &Definition, outcome: Outcome, keys: &Keys) -> Option<Option<Row>> {
+    match outcome {
+        Outcome::Unchanged => None,
+        Outcome::Deleted => Some(None),
+        Outcome::Changed(mut row) => {
+            if !definition.is_aggregate() {
+                room::fit(&mut row);
             }
+            settle(&mut row, keys);
+            Some(Some(row))
         }
     }
 }

@@ -38,6 +38,8 @@ enum Way {
     Done,
     One(RowKey),
     Scan(Option<RowKey>),
+    /// As `Scan`, through the rows as they stood before an event.
+    Past(Option<RowKey>, u64),
     /// Through the entries of an index; a row whose entry moves ahead meanwhile is not given out twice.
     Index {
         number: i64,
@@ -63,7 +65,10 @@ impl<'r> Candidates<'r> {
             (Some(_), _) if after.is_some() => Way::Done,
             (Some(key), _) => Way::One(*key),
             (None, Some((number, prefixes))) => Way::index(*number, prefixes.clone(), after),
-            (None, None) => Way::Scan(after.map(|after| after.key)),
+            (None, None) => match run.plan.before {
+                Some(before) => Way::Past(after.map(|after| after.key), before),
+                None => Way::Scan(after.map(|after| after.key)),
+            },
         };
         Self { run, way, examined: 0 }
     }
@@ -74,15 +79,15 @@ impl<'r> Candidates<'r> {
         Self { run, way, examined: 0 }
     }
 
-    /// The next rows, at most `limit`; none when there are no more.
-    pub async fn next(&mut self, limit: usize) -> Result<Vec<Candidate>, QueryError> {
+    /// The next rows, at most `limit`, and maybe none of those looked at; `None` when there are no more.
+    pub async fn next(&mut self, limit: usize) -> Result<Option<Vec<Candidate>>, QueryError> {
         let store = &self.run.reader.store;
         let id = self.run.live.generation;
         let limit = limit.max(1);
         let found: Vec<(Option<Vec<u8>>, RawRow)> = match &mut self.way {
-            Way::Done => Vec::new(),
+            Way::Done => return Ok(None),
             Way::One(key) => {
-                let rows = store.rows(id, &[*key]).await?;
+                let rows = self.run.stored(id, &[*key]).await?;
                 self.way = Way::Done;
                 rows.into_iter().flatten().map(|row| (None, row)).collect()
             }
@@ -94,8 +99,18 @@ impl<'r> Candidates<'r> {
                 }
                 rows.into_iter().map(|row| (None, row)).collect()
             }
+            Way::Past(after, before) => {
+                let moment = store.scan_before(id, *after, *before, limit).await?;
+                // Keys of rows that did not stand then have been looked at, too.
+                self.examined += moment.keys.iter().filter(|(_, row)| row.is_none()).count();
+                match moment.keys.last() {
+                    Some((last, _)) if !moment.done => *after = Some(*last),
+                    _ => self.way = Way::Done,
+                }
+                moment.keys.into_iter().filter_map(|(_, row)| Some((None, row?))).collect()
+            }
             Way::Index { number, prefixes, at, after, seen } => loop {
-                let Some(prefix) = prefixes.get(*at) else { break Vec::new() };
+                let Some(prefix) = prefixes.get(*at) else { return Ok(None) };
                 let rows = store.indexed(id, *number, prefix, after.clone(), limit).await?;
                 if let Some((entry, row)) = rows.last() {
                     *after = Some((entry.clone(), row.key));
@@ -110,14 +125,14 @@ impl<'r> Candidates<'r> {
             },
         };
         self.examined += found.len();
-        self.run.join(found).await
+        self.run.join(found).await.map(Some)
     }
 }
 
 impl Run<'_> {
     /// Rows by key, those that are still there, in this order.
     pub async fn by_keys(&self, keys: &[RowKey]) -> Result<Vec<Candidate>, QueryError> {
-        let rows = self.reader.store.rows(self.live.generation, keys).await?;
+        let rows = self.stored(self.live.generation, keys).await?;
         self.join(rows.into_iter().flatten().map(|row| (None, row)).collect()).await
     }
 
@@ -147,7 +162,7 @@ impl Run<'_> {
         let mut wanted: Vec<RowKey> = keys.iter().flatten().copied().collect();
         wanted.sort_unstable();
         wanted.dedup();
-        let raws = self.reader.store.rows(generation, &wanted).await?;
+        let raws = self.stored(generation, &wanted).await?;
         for (row, key) in rows.iter_mut().zip(keys) {
             let raw = key.and_then(|key| wanted.binary_search(&key).ok()).and_then(|found| raws[found].as_ref());
             let stored = raw.map(|raw| parse(other, raw)).transpose()?;
@@ -159,7 +174,7 @@ impl Run<'_> {
 }
 
 /// Whether one of these columns is looked up there.
-fn looked_up(live: &Live<'_>, columns: impl Iterator<Item = usize>, name: &str) -> bool {
+pub(super) fn looked_up(live: &Live<'_>, columns: impl Iterator<Item = usize>, name: &str) -> bool {
     let mut sources = columns.map(|at| &live.definition.columns[at].source);
     sources.any(|source| matches!(source, ColumnSource::Lookup { projection, .. } if projection.as_str() == name))
 }

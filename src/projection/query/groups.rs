@@ -121,10 +121,7 @@ impl Run<'_> {
         let mut candidates = Candidates::new(self, false);
         let mut groups: BTreeMap<RowKey, Group> = BTreeMap::new();
         loop {
-            let rows = candidates.next(options.chunk).await?;
-            if rows.is_empty() {
-                return Ok(groups);
-            }
+            let Some(rows) = candidates.next(options.chunk).await? else { return Ok(groups) };
             let rows = self.matching(rows, outcome).await?;
             let batch: OpenRows = self.open(rows, &self.plan.touched).await?;
             outcome.note(&batch);

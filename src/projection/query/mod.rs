@@ -12,6 +12,7 @@ mod after;
 mod candidates;
 mod groups;
 mod opening;
+mod past;
 mod plan;
 mod render;
 mod select;
@@ -33,6 +34,7 @@ use super::expression::Expression;
 use super::index;
 use super::row::{CorruptRow, RowKey};
 use super::store::{GenerationId, Store};
+use crate::clock::Millis;
 use crate::db::statement::DbError;
 use crate::event::{StoreId, SubjectRef};
 use crate::eventlog::ReadError;
@@ -95,6 +97,8 @@ pub struct RowQuery {
     pub key: Option<RowKey>,
     /// Whether windows of every length answer; else those that the filter names, or the shortest.
     pub any_window: bool,
+    /// The rows as they stood before the event at this position; of what follows a page, as they stood for it.
+    pub before: Option<u64>,
 }
 
 /// What answers.
@@ -148,6 +152,14 @@ pub enum QueryError {
     TooManySorts {
         /// The limit.
         limit: usize,
+    },
+    /// The rows are not kept as they were, or not as they were then.
+    #[error("the rows of {projection} are not kept as they were then")]
+    AsOfNotKept {
+        /// The one asked, or one that it looks columns up in.
+        projection: String,
+        /// The last event recorded before what is kept, and since when it is; `None` when nothing is.
+        since: Option<(u64, Millis)>,
     },
     /// The definition is a fold: it has no rows.
     #[error("the definition has no rows")]
@@ -224,7 +236,10 @@ impl RowReader {
         if opens && !self.parts.level.load(Ordering::SeqCst) {
             return Err(QueryError::ErasureRecordBehind);
         }
+        self.kept(live, &plan).await?;
         let attempt = self.attempt(live, &plan, viewer, opens).await?;
+        // What expired meanwhile may have been missing.
+        self.kept(live, &plan).await?;
         if !attempt.missing {
             return Ok(attempt.rendered);
         }
@@ -232,6 +247,7 @@ impl RowReader {
         // "erased"; if there is still none, the key is unavailable, not erased.
         drop(attempt);
         let attempt = self.attempt(live, &plan, viewer, opens).await?;
+        self.kept(live, &plan).await?;
         if attempt.missing && !viewer.partial {
             return Err(QueryError::KeyUnknown);
         }
@@ -307,7 +323,7 @@ impl Run<'_> {
             header: Arc::clone(&shown.header),
             items: shown.items,
             next: shown.next,
-            position: self.live.cursor,
+            position: self.plan.before.unwrap_or(self.live.cursor),
             epoch,
             unavailable: missing || unavailable || shown.counts.redacted.contains_key("unavailable"),
             opened: shown.counts.opened,

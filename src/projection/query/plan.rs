@@ -57,6 +57,8 @@ pub struct Plan<'q> {
     pub grouping: Grouping,
     /// Whether results over people are computed.
     pub declassifies: bool,
+    /// The rows as they stood before the event at this position, which the projection has come to.
+    pub before: Option<u64>,
 }
 
 /// An order that an index has.
@@ -114,8 +116,12 @@ impl<'q> Plan<'q> {
         let sorted: BTreeSet<usize> = sort.iter().filter_map(|(name, _)| column(name)).collect();
         let touched = fields.iter().filter_map(column).chain(&filtered | &sorted).collect();
         let limit = if query.limit == 0 { options.default_limit } else { query.limit };
+        // Indexes are of the rows of now.
+        let indexes = if query.before.is_some() { &[] } else { indexes.as_slice() };
         let found = find(definition, indexes, query);
         let ordered = ordered(definition, indexes, query).filter(|_| !index::is_aggregate(definition));
+        let shown = query.after.as_ref().and_then(|after| after.before);
+        let before = query.before.map(|before| shown.unwrap_or(before).min(live.cursor));
         let entered = query.after.as_ref().filter(|after| after.generation != live.generation);
         if entered.is_some_and(|after| after.entry.is_some()) {
             return Err(QueryError::Rebuilt);
@@ -134,12 +140,14 @@ impl<'q> Plan<'q> {
             window,
             declassifies: aggregates.iter().any(|aggregate| aggregate.declassify.is_some()),
             grouping,
+            before,
         })
     }
 
-    /// Whether the number of rows looked at is limited: without filter, order and groups it is that of the page.
+    /// Whether the number of rows looked at is limited: without filter, order and groups it is that of the page, unless
+    /// rows are looked at that did not stand then.
     pub fn is_bounded(&self) -> bool {
-        self.query.filter.is_some() || !self.sort.is_empty() || self.grouping.whole
+        self.query.filter.is_some() || self.before.is_some() || !self.sort.is_empty() || self.grouping.whole
     }
 }
 

@@ -52,11 +52,10 @@ impl Run<'_> {
         let options = &self.reader.options;
         loop {
             let left = (self.plan.limit + 1).saturating_sub(page.rows.len());
-            let filtered = self.plan.query.filter.is_some() || self.plan.window.is_some();
-            let rows = candidates.next(if filtered { options.chunk } else { left.min(options.chunk) }).await?;
-            if rows.is_empty() {
-                return Ok(page);
-            }
+            let plan = self.plan;
+            let filtered = plan.query.filter.is_some() || plan.window.is_some() || plan.before.is_some();
+            let chunk = if filtered { options.chunk } else { left.min(options.chunk) };
+            let Some(rows) = candidates.next(chunk).await? else { return Ok(page) };
             for row in self.matching(rows, &mut page).await? {
                 let full = page.rows.len() == self.plan.limit || bytes + row.size > options.max_bytes;
                 if full && !page.rows.is_empty() {
@@ -99,10 +98,7 @@ impl Run<'_> {
         let mut candidates = Candidates::new(self, false);
         let mut order = Order::new(self.plan.query.after.as_ref(), self.plan.limit);
         loop {
-            let rows = candidates.next(self.reader.options.chunk).await?;
-            if rows.is_empty() {
-                break;
-            }
+            let Some(rows) = candidates.next(self.reader.options.chunk).await? else { break };
             let rows = self.matching(rows, &mut page).await?;
             let batch = self.decide(rows, &self.plan.sorted, &mut page).await?;
             for open in &batch.rows {
@@ -131,7 +127,7 @@ impl Run<'_> {
     }
 
     pub(super) fn after(&self, key: RowKey, entry: Option<Vec<u8>>, offset: usize) -> After {
-        After { generation: self.live.generation, key, entry, offset }
+        After { generation: self.live.generation, key, entry, offset, before: self.plan.before }
     }
 
     fn after_last(&self, page: &Page) -> Option<After> {

@@ -1,10 +1,11 @@
 //! The tables of projections.
 //!
 //! Owns: every statement on them, all portable, over [`Db`]. Must not know: engines, what a row means. Rows, owners,
-//! index entries, timers and the cursor of a batch land in one transaction, on condition that nobody else moved the
-//! cursor.
+//! index entries, timers, former versions and the cursor of a batch land in one transaction, on condition that nobody
+//! else moved the cursor.
 
 mod batch;
+mod history;
 mod snapshots;
 mod timers;
 
@@ -19,10 +20,13 @@ use crate::event::{StoreId, SubjectRef};
 
 use super::row::RowKey;
 use batch::row_statements;
+pub use history::{HistoryWrite, Moment, VersionId, VersionWrite};
 
 /// The schema, step by step.
-pub const MIGRATIONS: &[Migration] =
-    &[Migration { version: 1, sql: include_str!("../../../migrations/projections/sqlite/0001_projections.sql") }];
+pub const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, sql: include_str!("../../../migrations/projections/sqlite/0001_projections.sql") },
+    Migration { version: 2, sql: include_str!("../../../migrations/projections/sqlite/0002_row_history.sql") },
+];
 
 /// Number of a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -111,6 +115,8 @@ pub struct BatchWrite {
     pub cursor: (u64, u64),
     /// Whether the definition has timers at all.
     pub timers: bool,
+    /// Former versions, if the definition keeps any.
+    pub history: Option<HistoryWrite>,
 }
 
 /// A fold's snapshot.
@@ -231,7 +237,12 @@ impl Store {
         let some = "select key from projection_rows where generation = $1 limit 2000";
         let keys = self.0.query(some, vec![id.0.into()]).await?;
         if keys.is_empty() {
+            if self.has_versions(id).await? {
+                self.0.transact(history::remove(id).into()).await?;
+                return Ok(false);
+            }
             let all = [
+                "delete from row_history where generation = $1",
                 "delete from row_owners where generation = $1",
                 "delete from row_index where generation = $1",
                 "delete from row_timers where generation = $1",
@@ -359,6 +370,9 @@ impl Store {
         let mut steps =
             vec![Statement::once(moved, vec![id.0.into(), batch.cursor.0.into(), batch.cursor.1.into()]).changing(1)];
         steps.extend(row_statements(id, batch.rows, batch.timers));
+        if let Some(history) = batch.history {
+            steps.extend(history::statements(id, history));
+        }
         let parked =
             batch.parked.into_iter().map(|(at, code, why)| vec![id.0.into(), at.into(), code.into(), why.into()]);
         steps.push(Statement::each(timers::PARK, parked.collect()));

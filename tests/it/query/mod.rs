@@ -128,7 +128,7 @@ impl Scene {
             (key, RowWrite { row: Some(raw), owners, entries, timer: None })
         };
         let rows = rows.iter().map(write).collect();
-        let batch = BatchWrite { rows, parked: vec![], cursor: (0, 100), timers: false };
+        let batch = BatchWrite { rows, cursor: (0, 100), ..BatchWrite::default() };
         self.store.commit(made.id, batch).await.unwrap();
         made.id
     }
@@ -252,6 +252,7 @@ pub fn definition(name: &str, parts: &[&str], columns: Vec<Column>, indexes: &[&
         code: None,
         on_erasure: OnErasure::Redact,
         on_error: OnError::Stop,
+        history: None,
         text: String::new(),
     }
 }

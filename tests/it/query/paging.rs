@@ -140,9 +140,27 @@ async fn what_makes_no_sense_is_refused() {
     assert!(matches!(grouped, QueryError::NotAggregated));
     let stepped = refused(RowQuery { step: Some(60_000), ..RowQuery::default() }).await;
     assert!(matches!(stepped, QueryError::NotAggregated));
-    let after = After { generation: GenerationId(99), key: RowKey([0; 16]), entry: Some(vec![]), offset: 0 };
+    let after =
+        After { generation: GenerationId(99), key: RowKey([0; 16]), entry: Some(vec![]), offset: 0, before: None };
     let rebuilt = refused(RowQuery { after: Some(after), ..RowQuery::default() }).await;
     assert!(matches!(rebuilt, QueryError::Rebuilt));
+}
+
+#[tokio::test]
+async fn looking_for_rows_that_did_not_stand_yet_is_limited() {
+    let (scene, mut contacts, generation, _) = people().await;
+    contacts.history = Some(1000);
+    let live = live(&contacts, generation);
+    // All rows are of later positions than this.
+    let query = || RowQuery { before: Some(0), ..RowQuery::default() };
+    for (max_scan, chunk, allowed) in [(100, 1000, true), (100, 1, true), (4, 2, false), (4, 1, false)] {
+        let reader = scene.reader(QueryOptions { max_scan, chunk, ..QueryOptions::default() });
+        match reader.rows(&live, &query(), &viewer(Purposes::None)).await {
+            Ok(page) => assert!(allowed && page.items.is_empty()),
+            Err(QueryError::TooBroad { examined }) => assert!(!allowed && examined >= max_scan),
+            Err(other) => panic!("{other}"),
+        }
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,5 @@
 //! What hostile sources and data cannot do: end the process, hang it, or see values in errors.
 
-use std::time::{Duration, Instant};
-
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -101,11 +99,9 @@ fn no_source_overflows_a_stack_or_hangs() {
         let data = json!({"a": [[1], {"a": 1}]});
         for source in hostile() {
             for scope in [EVENT, FOLD, BARE] {
-                let started = Instant::now();
                 if let Ok(expression) = Expression::compile(&source, scope) {
                     let _ = evaluate(&expression, &data);
                 }
-                assert!(started.elapsed() < Duration::from_secs(10), "{source}: {:?}", started.elapsed());
             }
         }
     });
@@ -174,9 +170,7 @@ fn work_and_memory_are_limited() {
         &replaced,
     ] {
         let expression = compiled(source, EVENT);
-        let started = Instant::now();
         assert_eq!(evaluate(&expression, &data), Err(EvalError::TooLarge { what: "work" }), "{source}");
-        assert!(started.elapsed() < Duration::from_secs(10), "{source}: {:?}", started.elapsed());
     }
     for source in ["data.l.map(x, x * 2).filter(x, x % 3 == 0).size()", "data.l.sort().distinct().size()"] {
         assert!(run(source, &data).is_ok(), "{source}: {:?}", run(source, &data));
