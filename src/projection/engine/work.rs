@@ -126,8 +126,11 @@ impl<'d> Work<'d> {
             let mut after = HashMap::new();
             for at in part {
                 for change in changes(self.definition, (&self.before, &after), &views[at])? {
-                    let row = outcome(self.definition, change.outcome, &self.keys);
-                    after.extend(row.map(|row| (change.key, row)));
+                    match settled(self.definition, change.outcome, &self.keys) {
+                        Outcome::Unchanged => None,
+                        Outcome::Deleted => after.insert(change.key, None),
+                        Outcome::Changed(row) => after.insert(change.key, Some(row)),
+                    };
                 }
             }
             Ok(after)
@@ -140,8 +143,10 @@ impl<'d> Work<'d> {
 
     fn take(&mut self, changes: Vec<Change>, at: At) {
         for change in changes {
-            if let Some(row) = outcome(self.definition, change.outcome, &self.keys) {
-                self.put(change.key, row, at);
+            match settled(self.definition, change.outcome, &self.keys) {
+                Outcome::Unchanged => {}
+                Outcome::Deleted => self.put(change.key, None, at),
+                Outcome::Changed(row) => self.put(change.key, Some(row), at),
             }
         }
     }
@@ -254,19 +259,14 @@ fn changes(definition: &Definition, (before, after): Rows<'_>, view: &EventView)
     handled.map_err(|error| Stop::new(view.position.0, &error))
 }
 
-/// What a row is now; `None` when nothing happened to it.
-fn outcome(definition: &Definition, outcome: Outcome, keys: &Keys) -> Option<Option<Row>> {
-    match outcome {
-        Outcome::Unchanged => None,
-        Outcome::Deleted => Some(None),
-        Outcome::Changed(mut row) => {
-            if !definition.is_aggregate() {
-                room::fit(&mut row);
-            }
-            settle(&mut row, keys);
-            Some(Some(row))
-        }
+/// What becomes of a row, with no more in it than fits and can be read.
+fn settled(definition: &Definition, outcome: Outcome, keys: &Keys) -> Outcome {
+    let Outcome::Changed(mut row) = outcome else { return outcome };
+    if !definition.is_aggregate() {
+        room::fit(&mut row);
     }
+    settle(&mut row, keys);
+    Outcome::Changed(row)
 }
 
 /// What becomes of a row in the tables; `None` for one that was not there and is not there now.
