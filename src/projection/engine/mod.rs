@@ -8,6 +8,7 @@ pub mod batch;
 pub mod due;
 mod erasure;
 pub mod history;
+mod pace;
 mod past;
 pub mod rebuild;
 pub mod runner;

@@ -5,13 +5,14 @@
 //! know: queries.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::batch::{self, BatchError, MOST_EVENTS, Parts, Progress};
+use super::batch::{self, BatchError, Parts, Progress};
 use super::due::Emitter;
 use super::history;
+use super::pace::Pace;
 use crate::clock::Millis;
 use crate::projection::definition::Definition;
 use crate::projection::store::GenerationId;
@@ -118,6 +119,7 @@ impl Runner {
         }
         let mut head = self.parts.log.watch();
         let mut retry = Duration::from_millis(50);
+        let mut pace = Pace::new(self.shadow, *head.borrow(), Instant::now());
         loop {
             let orders = *self.orders.borrow_and_update();
             if orders.stop {
@@ -131,13 +133,15 @@ impl Runner {
                 continue;
             }
             head.borrow_and_update();
-            let began = tokio::time::Instant::now();
+            let began = Instant::now();
             let cursor = self.status.borrow().cursor;
-            match batch::run(&self.parts, &self.definition, self.generation, cursor, MOST_EVENTS).await {
+            match batch::run(&self.parts, &self.definition, self.generation, cursor, pace.limit()).await {
                 Ok(Progress::Advanced { cursor, events }) => {
                     retry = Duration::from_millis(50);
-                    self.advanced(cursor, events, began.elapsed());
-                    self.leave_room(began.elapsed()).await;
+                    let worked = began.elapsed();
+                    let rest = pace.rest(*self.parts.log.watch().borrow(), Instant::now());
+                    self.advanced(cursor, events, worked * (rest + 1));
+                    tokio::time::sleep(worked * rest).await;
                 }
                 Ok(Progress::Idle) => {
                     retry = Duration::from_millis(50);
@@ -223,13 +227,6 @@ impl Runner {
             status.cause = cause;
             status.behind_since = if status.cursor >= head { None } else { status.behind_since.or(Some(now)) };
         });
-    }
-
-    /// A shadow is in no hurry: while others append, it rests as long as it worked.
-    async fn leave_room(&self, worked: Duration) {
-        if self.shadow {
-            tokio::time::sleep(worked).await;
-        }
     }
 }
 
