@@ -23,8 +23,10 @@ async fn a_transaction_is_a_value_and_lands_whole_or_not_at_all() {
         Statement::once("update t set x = $2 where id = $1", vec![9i64.into(), "z".into()]).changing(1),
     ];
     assert_eq!(db.transact(more).await, Err(DbError::Unmet));
-    let same = vec![Statement::once(insert, vec![4i64.into(), "d".into(), Value::Null]),
-        Statement::once(insert, vec![1i64.into(), "e".into(), Value::Null])];
+    let same = vec![
+        Statement::once(insert, vec![4i64.into(), "d".into(), Value::Null]),
+        Statement::once(insert, vec![1i64.into(), "e".into(), Value::Null]),
+    ];
     assert!(matches!(db.transact(same).await, Err(DbError::Unavailable { .. })));
     let renamed = "update t set x = $3 where id = $1 and x = $2 and id = $1";
     let set = vec![1i64.into(), "a".into(), "b".into()];

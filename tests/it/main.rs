@@ -23,6 +23,7 @@ mod crash;
 mod db_postgres;
 mod erased_valid;
 mod erasure;
+mod eventlog_postgres;
 mod eventlog_sqlite;
 mod faulty;
 mod fixture;

@@ -38,7 +38,8 @@ impl Cluster {
             std::io::stderr().write_all(message.as_bytes()).unwrap();
             return None;
         };
-        let quick = "-c fsync=off -c synchronous_commit=off -c full_page_writes=off -c wal_level=minimal -c max_wal_senders=0";
+        let quick =
+            "-c fsync=off -c synchronous_commit=off -c full_page_writes=off -c wal_level=minimal -c max_wal_senders=0";
         let script = SCRIPT.replace("QUICK", if durable { "" } else { quick });
         let mut holder = shell(&bin, &script);
         holder.env("TEMPLATE", template_parent());
@@ -179,8 +180,12 @@ fn programs() -> Option<PathBuf> {
     let new_enough = |bin: &PathBuf| {
         let said = Command::new(bin.join("postgres")).arg("--version").output().ok()?;
         let said = String::from_utf8_lossy(&said.stdout).into_owned();
-        let major: String = said.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?
-            .chars().take_while(char::is_ascii_digit).collect();
+        let major: String = said
+            .split_whitespace()
+            .find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?
+            .chars()
+            .take_while(char::is_ascii_digit)
+            .collect();
         (major.parse::<u32>().ok()? >= 15).then_some(())
     };
     all.into_iter().find(|bin| bin.join("initdb").exists() && new_enough(bin).is_some())
@@ -191,7 +196,9 @@ pub fn execute(dsn: &str, sql: &str) -> Result<usize, String> {
     on_a_thread(dsn, sql, |client, sql| {
         Box::pin(async move {
             // One prepared statement says how many rows it changed; several run as they are.
-            if sql.trim_end_matches(';').contains(';') { client.batch_execute(sql).await.map(|()| 0) } else {
+            if sql.trim_end_matches(';').contains(';') {
+                client.batch_execute(sql).await.map(|()| 0)
+            } else {
                 client.execute(sql, &[]).await.map(|rows| rows as usize)
             }
         })
@@ -222,4 +229,9 @@ fn on_a_thread<T: Send>(
         })
     };
     std::thread::scope(|scope| scope.spawn(run).join().unwrap())
+}
+
+/// Waits for something asynchronous in a synchronous function of an asynchronous test.
+pub fn wait<T>(work: impl Future<Output = T>) -> T {
+    tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(work))
 }

@@ -219,9 +219,10 @@ impl Connection {
         }
         type Sent<'a> = BoxFuture<'a, Result<Vec<Row>, tokio_postgres::Error>>;
         let begin: Sent<'_> = async { self.client.batch_execute(first).await.map(|()| Vec::new()) }.boxed();
-        let sent = prepared.iter().zip(steps).map(|(statement, (_, set))| -> Sent<'_> {
-            self.client.query(statement, set).boxed()
-        });
+        let sent = prepared
+            .iter()
+            .zip(steps)
+            .map(|(statement, (_, set))| -> Sent<'_> { self.client.query(statement, set).boxed() });
         let mut answers = self.bounded(try_join_all(std::iter::once(begin).chain(sent))).await?;
         answers.remove(0);
         Ok(answers)
