@@ -30,6 +30,7 @@ mod fixture;
 mod folds;
 mod harness;
 mod hostile;
+mod keystore_postgres;
 mod keystore_sqlite;
 mod laundering;
 mod leaks;

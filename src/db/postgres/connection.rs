@@ -122,7 +122,8 @@ impl Connector {
             client.batch_execute(&session.statements).await.map_err(PgError::from)
         };
         timeout(within, apply).await.map_err(|_| NO_ANSWER)??;
-        Ok(Connection { client, prepared: Mutex::default(), within: self.target.timeouts.answer, told })
+        let Timeouts { answer: within, statement, .. } = self.target.timeouts;
+        Ok(Connection { client, prepared: Mutex::default(), within, statement, told })
     }
 
     /// Attempts with growing pauses, until one succeeds or the time for connecting is over.
@@ -147,6 +148,7 @@ pub struct Connection {
     client: Client,
     prepared: Mutex<HashMap<String, Statement>>,
     within: Duration,
+    statement: Duration,
     told: Arc<Notify>,
 }
 
@@ -188,6 +190,22 @@ impl Connection {
     /// [`PgError`].
     pub async fn batch(&self, sql: &str) -> Result<(), PgError> {
         self.bounded(self.client.batch_execute(sql)).await
+    }
+
+    /// Runs statements that may take longer than others.
+    ///
+    /// # Errors
+    /// [`PgError`].
+    pub async fn batch_within(&self, sql: &str, within: Duration) -> Result<(), PgError> {
+        let unbounded = async {
+            self.client.batch_execute("set statement_timeout = 0").await?;
+            // Not in one text: that would be one transaction, and some statements refuse to run in one.
+            let done = self.client.batch_execute(sql).await;
+            let millis = self.statement.as_millis();
+            self.client.batch_execute(&format!("set statement_timeout = {millis}")).await?;
+            done
+        };
+        timeout(within, unbounded).await.map_err(|_| NO_ANSWER)?.map_err(PgError::from)
     }
 
     /// Runs many statements without waiting for one before sending the next; they arrive in order. How many rows each
