@@ -30,8 +30,7 @@ use crate::event::StoreId;
 use crate::eventlog::EventLog;
 use crate::keystore::keyring::{Keyring, KeyringError};
 use crate::keystore::lease::Leases;
-use crate::keystore::sqlite::{KeystoreOpenError, ServiceKeys};
-use crate::keystore::{CachedKeystore, KeyCache, Keystore, KeystoreError};
+use crate::keystore::{CachedKeystore, KeyCache, Keystore, KeystoreError, KeystoreOpenError, ServiceKeys};
 use crate::projection::definitions::Definitions;
 use crate::projection::engine::Projections;
 use crate::projection::fold::Folds;
@@ -43,7 +42,7 @@ use crate::schema::{self, Registry};
 use crate::sealing::Sealer;
 use crate::secret::{Entropy, EntropyError};
 use crate::telemetry::Metrics;
-use stores::{Stores, create, is_fresh, open, prepare_directories};
+use stores::{Places, Stores, create, open, prepare_directories, projection_tables};
 use views::{ViewTasks, Views};
 
 /// Why the server does not start. Each says what to do.
@@ -83,6 +82,12 @@ pub enum StartError {
         /// Store of the keyring.
         keyring: StoreId,
     },
+    /// Event log and keystore are in one database.
+    #[error(
+        "event log and keystore are in one database: a backup of it would keep the keys of everybody who is forgotten. Give \
+         the keystore a database of its own, best a cluster of its own, or set one_database = true if you know why"
+    )]
+    OneDatabase,
     /// The event log does not open.
     #[error("the event log does not open: {0}")]
     Log(#[from] OpenError),
@@ -118,8 +123,8 @@ pub enum StartError {
 /// What the first start made, to be shown once.
 #[derive(Debug, Default)]
 pub struct FirstStart {
-    /// Directories that were created.
-    pub created: Vec<PathBuf>,
+    /// What was created: event log, keystore and keyring.
+    pub created: Vec<String>,
     /// The first administrator's key.
     pub admin_key: Option<String>,
 }
@@ -196,16 +201,21 @@ impl App {
     ) -> Result<(Arc<Self>, FirstStart), StartError> {
         let entropy = Arc::new(Entropy::system());
         // Before anything is made, so that a refusal leaves everything as it was; and again under the lock.
-        is_fresh(&config)?;
+        let places = Places::of(&config).await?;
+        places.is_fresh().await?;
         let lock = prepare_directories(&config)?;
-        let fresh = is_fresh(&config)?;
-        let stores = if fresh { create(&config, &clock, &entropy)? } else { open(&config, &entropy).await? };
+        let fresh = places.is_fresh().await?;
+        let stores = if fresh {
+            create(&config, &places, &clock, &entropy).await?
+        } else {
+            open(&config, &places, &entropy).await?
+        };
         let mut first = FirstStart::default();
         if fresh {
-            first.created = vec![config.events_dir.clone(), config.keys_dir.clone(), config.keyring_dir.clone()];
+            first.created = places.names().into();
         }
-        let service_keys = stores.keystore.service_keys();
-        let keystore = in_front(Arc::clone(&stores.keystore) as Arc<dyn Keystore>);
+        let service_keys = Arc::clone(&stores.service_keys);
+        let keystore = in_front(Arc::clone(&stores.keystore));
         let standing = recovery::level(stores.log.as_ref(), keystore.as_ref(), &stores.keyring).await?;
         let level = Arc::new(AtomicBool::new(announce(standing)));
         let paths = Paths::lay(&config, &clock, &entropy, &stores, keystore, level)?;
@@ -217,7 +227,8 @@ impl App {
         let recorder = Recorder::replay(log, appender, folds.0, folds.1, folds.2).await?;
         first.admin_key = first_key(&config, &recorder, &api_keys).await?;
         let checkpoint = checkpoint_key(&stores.keyring, stores.store)?;
-        let views = Views::start(&config, &paths, (&clock, &entropy, stores.store), definitions).await?;
+        let tables = projection_tables(&config, &places, stores.store).await?;
+        let views = Views::start(&paths, tables, (&clock, &entropy, stores.store), definitions).await?;
         let Paths { log, keys, leases, registry, access, appender, reader, level, queue, writer_task, .. } = paths;
         let parts = Parts {
             log: Arc::clone(&log),

@@ -1,6 +1,5 @@
 //! The keystore on PostgreSQL: the conformance suite on it, and what only a server can get wrong.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use oubliette::clock::{Clock, Millis};
@@ -12,7 +11,7 @@ use oubliette::keystore::{Keystore, KeystoreOpenError};
 use oubliette::secret::Entropy;
 
 use crate::conformance::keystore::{Rig, granted, keystore_suite, order, want};
-use crate::postgres::{cluster, execute, query, wait};
+use crate::postgres::{cluster, execute, files, query, wait};
 
 const STORE: StoreId = StoreId([7; 16]);
 
@@ -78,13 +77,7 @@ impl Rig for PostgresRig {
     /// Heaps and indexes of the database, as they are on the disk. Not the write-ahead log: of what was written into it the
     /// end of the epoch takes care.
     fn files(&self) -> Vec<(String, Vec<u8>)> {
-        execute(&self.dsn, "checkpoint").unwrap();
-        let rows = query(
-            &self.dsn,
-            "select current_setting('data_directory') || '/base/' || oid from pg_database where datname = current_database()",
-        );
-        let dir = PathBuf::from(rows[0].get::<_, String>(0));
-        let entries = std::fs::read_dir(dir).unwrap().map(Result::unwrap);
+        let entries = std::fs::read_dir(files(&self.dsn)).unwrap().map(Result::unwrap);
         // A file that went away between listing and reading holds nothing any more.
         entries
             .filter_map(|entry| Some((entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).ok()?)))

@@ -235,3 +235,25 @@ fn on_a_thread<T: Send>(
 pub fn wait<T>(work: impl Future<Output = T>) -> T {
     tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(work))
 }
+
+/// Lets a server in this directory use two databases of the shared cluster: new ones, or those it used before.
+pub fn place(config: &mut oubliette::config::Config, dir: &Path) {
+    let cluster = cluster().expect("PostgreSQL, for tests on it");
+    let database = |name: &str| {
+        let known = dir.join(name);
+        std::fs::read_to_string(&known).unwrap_or_else(|_| {
+            let dsn = cluster.database();
+            std::fs::write(&known, &dsn).unwrap();
+            dsn
+        })
+    };
+    config.events_dsn = oubliette::config::Dsn::new(&database("events.dsn")).unwrap();
+    config.keys_dsn = oubliette::config::Dsn::new(&database("keys.dsn")).unwrap();
+}
+
+/// The directory with the files of a database, as they are on the disk.
+pub fn files(dsn: &str) -> PathBuf {
+    execute(dsn, "checkpoint").unwrap();
+    let sql = "select current_setting('data_directory') || '/base/' || oid from pg_database where datname = current_database()";
+    PathBuf::from(query(dsn, sql)[0].get::<_, String>(0))
+}

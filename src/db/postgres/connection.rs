@@ -54,6 +54,37 @@ impl Target {
         Ok(Self { config, schema, timeouts: Timeouts::default() })
     }
 
+    /// Whether a connection string has a password in it; `None` when it is no connection string.
+    pub fn has_password(dsn: &str) -> Option<bool> {
+        dsn.parse::<Config>().ok().map(|config| config.get_password().is_some())
+    }
+
+    /// The same with a password.
+    #[must_use]
+    pub fn with_password(mut self, password: &[u8]) -> Self {
+        self.config.password(password);
+        self
+    }
+
+    /// The same database, another schema.
+    #[must_use]
+    pub fn in_schema(mut self, schema: &'static str) -> Self {
+        self.schema = schema;
+        self
+    }
+
+    /// Which cluster and database this is, whatever names lead there.
+    ///
+    /// # Errors
+    /// [`OpenError`] when the database cannot be asked.
+    pub async fn identity(&self) -> Result<(String, String), OpenError> {
+        let connection = Connector::new(self.clone()).connect_patiently().await?;
+        let sql = "select system_identifier::text, current_database()::text from pg_control_system()";
+        let row = connection.row(sql, &[]).await?.ok_or(PgError::Type)?;
+        let text = |at| row.try_get::<_, String>(at).map_err(PgError::from);
+        Ok((text(0)?, text(1)?))
+    }
+
     /// The schema.
     pub fn schema(&self) -> &'static str {
         self.schema
