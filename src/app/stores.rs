@@ -40,7 +40,7 @@ pub(super) struct Stores {
 /// Where one domain lies.
 enum Place {
     File(PathBuf),
-    Database(Target),
+    Database(Box<Target>),
 }
 
 impl Place {
@@ -52,7 +52,7 @@ impl Place {
             let bytes = Zeroizing::new(std::fs::read(path).map_err(io)?);
             target = target.with_password(bytes.trim_ascii());
         }
-        Ok(Self::Database(target))
+        Ok(Self::Database(Box::new(target)))
     }
 
     fn name(&self) -> String {
@@ -167,7 +167,7 @@ pub(super) async fn create(
         Place::File(path) => embedded(SqliteKeystore::create(path, store, ring, clock, randomness)?),
         Place::Database(target) => {
             let readers = config.readers;
-            served(PostgresKeystore::create(target.clone(), store, ring, clock, randomness, readers).await?)
+            served(PostgresKeystore::create(Target::clone(target), store, ring, clock, randomness, readers).await?)
         }
     };
     crash::point("create.keystore");
@@ -175,7 +175,7 @@ pub(super) async fn create(
     let log: Arc<dyn EventLog> = match &places.events {
         Place::File(path) => Arc::new(SqliteEventLog::create(path, store, at, &log_options(config), randomness)?),
         Place::Database(target) => {
-            Arc::new(PostgresEventLog::create(target.clone(), store, at, config.readers, randomness).await?)
+            Arc::new(PostgresEventLog::create(Target::clone(target), store, at, config.readers, randomness).await?)
         }
     };
     crash::point("create.log");
@@ -188,7 +188,9 @@ pub(super) async fn open(config: &Config, places: &Places, entropy: &Arc<Entropy
     let randomness = Arc::clone(entropy);
     let log: Arc<dyn EventLog> = match &places.events {
         Place::File(path) => Arc::new(SqliteEventLog::open(path, &log_options(config), randomness)?),
-        Place::Database(target) => Arc::new(PostgresEventLog::open(target.clone(), config.readers, randomness).await?),
+        Place::Database(target) => {
+            Arc::new(PostgresEventLog::open(Target::clone(target), config.readers, randomness).await?)
+        }
     };
     let head = log.head().await.map_err(|_| OpenError::Unusable { reason: "head" })?;
     if head.store != store {
@@ -198,7 +200,7 @@ pub(super) async fn open(config: &Config, places: &Places, entropy: &Arc<Entropy
     let (keystore, service_keys) = match &places.keys {
         Place::File(path) => embedded(SqliteKeystore::open(path, store, ring, randomness)?),
         Place::Database(target) => {
-            served(PostgresKeystore::open(target.clone(), store, ring, randomness, config.readers).await?)
+            served(PostgresKeystore::open(Target::clone(target), store, ring, randomness, config.readers).await?)
         }
     };
     Ok(Stores { log, keystore, service_keys, keyring, store })
@@ -224,7 +226,7 @@ pub(super) async fn projection_tables(config: &Config, places: &Places, id: Stor
                 Db::Sqlite(SqliteDb::open(&path, store::MIGRATIONS, readers, config.cache_kib, "projections")?)
             }
             Place::Database(target) => {
-                let target = target.clone().in_schema(store::SCHEMA);
+                let target = Target::clone(target).in_schema(store::SCHEMA);
                 // One more than readers: the one that writes.
                 Db::Postgres(PostgresDb::open(target, store::POSTGRES_MIGRATIONS, config.readers + 1).await?)
             }
@@ -237,7 +239,7 @@ pub(super) async fn projection_tables(config: &Config, places: &Places, id: Stor
         db.close().await;
         match &places.events {
             Place::File(_) => remove_file(&config.projections_db()),
-            Place::Database(target) => PostgresDb::remove(target.clone().in_schema(store::SCHEMA)).await?,
+            Place::Database(target) => PostgresDb::remove(Target::clone(target).in_schema(store::SCHEMA)).await?,
         }
     }
     Err(OpenError::Unusable { reason: "projections" }.into())

@@ -236,19 +236,24 @@ pub fn wait<T>(work: impl Future<Output = T>) -> T {
     tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(work))
 }
 
-/// Lets a server in this directory use two databases of the shared cluster: new ones, or those it used before.
-pub fn place(config: &mut oubliette::config::Config, dir: &Path) {
-    let cluster = cluster().expect("PostgreSQL, for tests on it");
-    let database = |name: &str| {
+/// Two databases of the shared cluster for the stores of this directory: new ones, or those it used before. Their connection
+/// strings are kept in it.
+pub fn place_dir(dir: &Path) -> [String; 2] {
+    ["events.dsn", "keys.dsn"].map(|name| {
         let known = dir.join(name);
         std::fs::read_to_string(&known).unwrap_or_else(|_| {
-            let dsn = cluster.database();
+            let dsn = cluster().expect("PostgreSQL, for tests on it").database();
             std::fs::write(&known, &dsn).unwrap();
             dsn
         })
-    };
-    config.events_dsn = oubliette::config::Dsn::new(&database("events.dsn")).unwrap();
-    config.keys_dsn = oubliette::config::Dsn::new(&database("keys.dsn")).unwrap();
+    })
+}
+
+/// Lets a server in this directory use two databases of the shared cluster: new ones, or those it used before.
+pub fn place(config: &mut oubliette::config::Config, dir: &Path) {
+    let [events, keys] = place_dir(dir);
+    config.events_dsn = oubliette::config::Dsn::new(&events).unwrap();
+    config.keys_dsn = oubliette::config::Dsn::new(&keys).unwrap();
 }
 
 /// The directory with the files of a database, as they are on the disk.

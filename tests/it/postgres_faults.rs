@@ -133,7 +133,9 @@ async fn nodes_take_turns_and_hear_of_each_other() {
     }
     let leaves: Vec<[u8; 32]> = one.audit_rows(at(0), 2000).await.unwrap().iter().map(|row| row.leaf).collect();
     let mut frontier = Frontier::default();
-    leaves.iter().for_each(|leaf| frontier.push(*leaf));
+    for leaf in &leaves {
+        frontier.push(*leaf);
+    }
     for log in &nodes {
         assert_eq!(log.head().await.unwrap().frontier, frontier);
         let mut watch = log.watch();

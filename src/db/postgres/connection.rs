@@ -20,6 +20,8 @@ use crate::db::OpenError;
 
 /// Statements kept prepared; more are forgotten together. There are about a hundred.
 const PREPARED: usize = 512;
+/// A question on its way.
+type Sent<'a> = BoxFuture<'a, Result<Vec<Row>, tokio_postgres::Error>>;
 /// Parameters of one statement.
 pub type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
 
@@ -266,7 +268,6 @@ impl Connection {
         for (sql, _) in steps {
             prepared.push(self.prepare(sql).await?);
         }
-        type Sent<'a> = BoxFuture<'a, Result<Vec<Row>, tokio_postgres::Error>>;
         let begin: Sent<'_> = async { self.client.batch_execute(first).await.map(|()| Vec::new()) }.boxed();
         let sent = prepared
             .iter()

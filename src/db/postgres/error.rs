@@ -49,7 +49,7 @@ impl From<tokio_postgres::Error> for PgError {
         if let Some(code) = error.code() {
             return from_code(code);
         }
-        if error.is_closed() || error.source().is_some_and(|source| source.is::<std::io::Error>()) {
+        if error.is_closed() || error.source().is_some_and(<dyn Error>::is::<std::io::Error>) {
             return Self::Lost { reason: "the connection to the database broke" };
         }
         // What is left is a value that does not fit its column, on the way in or out, or a message we do not understand.

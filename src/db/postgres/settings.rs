@@ -124,7 +124,7 @@ pub async fn examine(client: &Client, schema: &str, timeouts: &Timeouts) -> Resu
         }
         if may {
             let Wanted { name, value, .. } = wanted;
-            session.statements.push_str(&format!("set {name} = '{value}';"));
+            session.statements.extend(["set ", name, " = '", value, "';"]);
         } else {
             session.deviations.push(Deviation {
                 setting: name.to_owned(),

@@ -173,15 +173,12 @@ pub async fn access_log(
 ) -> Result<Vec<AccessRow>> {
     let columns = "select id, at_ms, principal, purpose, subject, fields, reason, request, route from access_log";
     let (before, limit) = (before.map_or(i64::MAX, integer), integer(limit as u64));
-    let rows = match subject {
-        Some(subject) => {
-            let sql = format!("{columns} where subject = $1 and id < $2 order by id desc limit $3");
-            connection.query(&sql, &[&subject.0.as_slice(), &before, &limit]).await?
-        }
-        None => {
-            let sql = format!("{columns} where id < $1 order by id desc limit $2");
-            connection.query(&sql, &[&before, &limit]).await?
-        }
+    let rows = if let Some(subject) = subject {
+        let sql = format!("{columns} where subject = $1 and id < $2 order by id desc limit $3");
+        connection.query(&sql, &[&subject.0.as_slice(), &before, &limit]).await?
+    } else {
+        let sql = format!("{columns} where id < $1 order by id desc limit $2");
+        connection.query(&sql, &[&before, &limit]).await?
     };
     let found = rows.iter().map(|row| {
         let entry = AccessEntry {

@@ -146,7 +146,7 @@ impl Select {
             self.sql.push(')');
         } else if !types.is_empty() {
             let marks: Vec<String> = types.iter().map(|one| self.value(Value::from(one.as_str()))).collect();
-            self.sql.push_str(&format!(" and t.text in ({})", marks.join(", ")));
+            self.sql.extend([" and t.text in (", &marks.join(", "), ")"]);
         }
         if query.stream.is_none() && !query.system {
             self.sql.push_str(
@@ -157,7 +157,7 @@ impl Select {
 
     fn and(&mut self, predicate: &str, value: Value) {
         let mark = self.value(value);
-        self.sql.push_str(&format!(" and {predicate} {mark}"));
+        self.sql.extend([" and ", predicate, " ", &mark]);
     }
 
     fn value(&mut self, value: Value) -> String {

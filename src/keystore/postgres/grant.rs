@@ -239,16 +239,13 @@ impl<'t> Granter<'t> {
         self.facts.slots.id += 1;
         self.made.ids.push((self.facts.slots.id, sealed, subject));
         // Through the slot an erasure left empty, or a new one.
-        let slot = match self.facts.tags.get(&tag) {
-            Some((slot, _)) => {
-                self.made.relinked.push((*slot, subject));
-                *slot
-            }
-            None => {
-                self.facts.slots.subject += 1;
-                self.made.tags.push((self.facts.slots.subject, tag, subject));
-                self.facts.slots.subject
-            }
+        let slot = if let Some((slot, _)) = self.facts.tags.get(&tag) {
+            self.made.relinked.push((*slot, subject));
+            *slot
+        } else {
+            self.facts.slots.subject += 1;
+            self.made.tags.push((self.facts.slots.subject, tag, subject));
+            self.facts.slots.subject
         };
         self.facts.tags.insert(tag, (slot, Some(subject)));
         self.person(subject).known = true;
