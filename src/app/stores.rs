@@ -14,6 +14,7 @@ use super::StartError;
 use crate::clock::Clock;
 use crate::config::{Config, Dsn, OptionalPath};
 use crate::crash;
+use crate::db::postgres::tls::Tls;
 use crate::db::postgres::{PostgresDb, Target};
 use crate::db::sqlite::SqliteDb;
 use crate::db::{Db, OpenError};
@@ -44,13 +45,25 @@ enum Place {
 }
 
 impl Place {
-    fn of(file: PathBuf, dsn: &Dsn, password: &OptionalPath, schema: &'static str) -> Result<Self, StartError> {
+    fn of(
+        file: PathBuf,
+        dsn: &Dsn,
+        password: &OptionalPath,
+        authorities: &OptionalPath,
+        schema: &'static str,
+    ) -> Result<Self, StartError> {
         let Some(dsn) = dsn.text() else { return Ok(Self::File(file)) };
-        let mut target = Target::parse(dsn, schema)?;
-        if let Some(path) = &password.0 {
+        let read = |path: &PathBuf| {
             let io = |error: std::io::Error| StartError::Io { path: path.clone(), kind: error.kind() };
-            let bytes = Zeroizing::new(std::fs::read(path).map_err(io)?);
-            target = target.with_password(bytes.trim_ascii());
+            std::fs::read(path).map(Zeroizing::new).map_err(io)
+        };
+        let tls = match &authorities.0 {
+            Some(path) => Some(Tls::trusting(&read(path)?)?),
+            None => None,
+        };
+        let mut target = Target::parse_with(dsn, schema, tls)?;
+        if let Some(path) = &password.0 {
+            target = target.with_password(read(path)?.trim_ascii());
         }
         Ok(Self::Database(Box::new(target)))
     }
@@ -74,9 +87,12 @@ pub(super) struct Places {
 impl Places {
     /// As the settings say. Event log and keystore in one database are refused unless that is allowed.
     pub async fn of(config: &Config) -> Result<Self, StartError> {
-        let Config { events_dsn, events_password_file, keys_dsn, keys_password_file, .. } = config;
-        let events = Place::of(config.events_db(), events_dsn, events_password_file, postgres::SCHEMA)?;
-        let keys = Place::of(config.keys_db(), keys_dsn, keys_password_file, crate::keystore::postgres::SCHEMA)?;
+        let Config { events_dsn, events_password_file, events_tls_ca, .. } = config;
+        let file = config.events_db();
+        let events = Place::of(file, events_dsn, events_password_file, events_tls_ca, postgres::SCHEMA)?;
+        let Config { keys_dsn, keys_password_file, keys_tls_ca, .. } = config;
+        let (file, schema) = (config.keys_db(), crate::keystore::postgres::SCHEMA);
+        let keys = Place::of(file, keys_dsn, keys_password_file, keys_tls_ca, schema)?;
         if let (Place::Database(events), Place::Database(keys)) = (&events, &keys) {
             let ((cluster, database), (other_cluster, other)) = (events.identity().await?, keys.identity().await?);
             if cluster == other_cluster && database == other && !config.one_database {

@@ -142,10 +142,14 @@ pub struct Config {
     pub events_dsn: Dsn,
     /// File with the password for `events_dsn`.
     pub events_password_file: OptionalPath,
+    /// File with the authorities whose certificate the server of `events_dsn` must have. Needed for another machine.
+    pub events_tls_ca: OptionalPath,
     /// PostgreSQL database of the keystore, instead of `keys_dir`.
     pub keys_dsn: Dsn,
     /// File with the password for `keys_dsn`.
     pub keys_password_file: OptionalPath,
+    /// File with the authorities whose certificate the server of `keys_dsn` must have. Needed for another machine.
+    pub keys_tls_ca: OptionalPath,
     /// Allows event log and keystore in one database: a backup of one then takes both.
     pub one_database: bool,
     /// For trying things out: the API key `dev` may do everything, schemas are optional.
@@ -235,8 +239,10 @@ impl Config {
             keyring_dir: data_dir.join("keyring"),
             events_dsn: Dsn::default(),
             events_password_file: OptionalPath::default(),
+            events_tls_ca: OptionalPath::default(),
             keys_dsn: Dsn::default(),
             keys_password_file: OptionalPath::default(),
+            keys_tls_ca: OptionalPath::default(),
             one_database: false,
             dev: false,
             schema_policy: SchemaPolicy::Registered,

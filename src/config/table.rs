@@ -62,8 +62,10 @@ settings! {
     "keyring_dir" PathBuf => keyring_dir;
     "events_dsn" Dsn => events_dsn;
     "events_password_file" OptionalPath => events_password_file;
+    "events_tls_ca" OptionalPath => events_tls_ca;
     "keys_dsn" Dsn => keys_dsn;
     "keys_password_file" OptionalPath => keys_password_file;
+    "keys_tls_ca" OptionalPath => keys_tls_ca;
     "one_database" bool => one_database;
     "dev" bool => dev;
     "schema_policy" SchemaPolicy => schema_policy;

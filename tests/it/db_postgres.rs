@@ -1,10 +1,11 @@
 //! Portable SQL on PostgreSQL: what `src/db/sqlite.rs` promises in its own tests.
 
+use oubliette::db::postgres::tls::Tls;
 use oubliette::db::postgres::{PostgresDb, Target};
 use oubliette::db::statement::{DbError, Statement, Value};
 use oubliette::db::{Db, Migration, OpenError};
 
-use crate::postgres::cluster;
+use crate::postgres::{Cluster, cluster, query};
 
 const STEPS: &[Migration] = &[Migration { version: 1, sql: "create table t(id bigint primary key, x text, y bytea)" }];
 
@@ -46,7 +47,7 @@ async fn a_transaction_is_a_value_and_lands_whole_or_not_at_all() {
 }
 
 #[tokio::test]
-async fn only_databases_of_this_machine_are_taken() {
+async fn without_authorities_only_databases_of_this_machine_are_taken() {
     for (dsn, fine) in [
         ("host=/run/postgresql dbname=x", true),
         ("postgres://user@127.0.0.1:5432/x", true),
@@ -63,4 +64,32 @@ async fn only_databases_of_this_machine_are_taken() {
     }
     let secret = Target::parse("postgres://user:hunter2@localhost/x", "x").unwrap();
     assert!(!format!("{secret:?}").contains("hunter2"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_machine_is_spoken_to_encrypted_or_not_at_all() {
+    let Some(own) = Cluster::start(false) else { return };
+    let Some((port, authority)) = own.encrypt() else { return };
+    let remote = "host=db.example.org dbname=x";
+    assert!(Target::parse(remote, "x").is_err());
+    assert!(Target::parse_with(remote, "x", Some(Tls::trusting(&authority).unwrap())).is_ok());
+    assert!(Target::parse_with("host=/run/postgresql", "x", Some(Tls::trusting(&authority).unwrap())).is_err());
+    assert!(Tls::trusting(b"").is_err() && Tls::trusting(b"-----BEGIN CERTIFICATE-----").is_err());
+    let dsn = format!("host=127.0.0.1 port={port} user=postgres dbname=postgres sslmode=disable");
+    let target = |pem: &[u8]| Target::parse_with(&dsn, "things", Some(Tls::trusting(pem).unwrap())).unwrap();
+    let db = PostgresDb::open(target(&authority), STEPS, 2).await.unwrap();
+    let encrypted =
+        "select s.ssl from pg_stat_ssl s join pg_stat_activity a using (pid) where application_name = 'oubliette'";
+    let rows = query(&format!("host={} port={port} user=postgres dbname=postgres", own.dir().display()), encrypted);
+    assert!(!rows.is_empty() && rows.iter().all(|row| row.get::<_, bool>(0)), "whatever the connection string says");
+    Db::Postgres(db).close().await;
+    // Somebody else's authority: not one byte of ours is sent.
+    let Some(other) = Cluster::start(false) else { return };
+    let Some((_, stranger)) = other.encrypt() else { return };
+    let refused = PostgresDb::open(target(&stranger), STEPS, 2).await;
+    assert!(matches!(refused.err(), Some(OpenError::Unusable { .. })));
+    // The name must be the certificate's.
+    let by_name = dsn.replace("127.0.0.1", "localhost");
+    let target = Target::parse_with(&by_name, "things", Some(Tls::trusting(&authority).unwrap())).unwrap();
+    assert!(PostgresDb::open(target, STEPS, 1).await.is_ok());
 }

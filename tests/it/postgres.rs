@@ -91,6 +91,29 @@ impl Cluster {
         self.control("start");
     }
 
+    /// Lets the server listen on a loopback address, encrypted: the port, and its authority's certificate. `None`, said
+    /// loudly, where no certificate can be made.
+    pub fn encrypt(&self) -> Option<(u16, Vec<u8>)> {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let script = format!("cd '{}' && {CERTIFICATES}", self.dir.display());
+        let made = shell(&self.bin, &script).output().unwrap();
+        if !made.status.success() {
+            let message = "SKIPPED: no program `openssl` to make a certificate with\n";
+            assert!(std::env::var_os("TESTS_NO_SKIP").is_none_or(|set| set != "1"), "{message}");
+            std::io::stderr().write_all(message.as_bytes()).unwrap();
+            return None;
+        }
+        let dir = self.dir.display();
+        let settings = format!(
+            "listen_addresses = '127.0.0.1'\nport = {port}\nssl = on\nssl_cert_file = '{dir}/server.crt'\n\
+             ssl_key_file = '{dir}/server.key'\n"
+        );
+        let file = std::fs::OpenOptions::new().append(true).open(self.dir.join("data/postgresql.conf"));
+        file.unwrap().write_all(settings.as_bytes()).unwrap();
+        self.restart();
+        Some((port, std::fs::read(self.dir.join("ca.crt")).unwrap()))
+    }
+
     fn control(&self, what: &str) {
         let dir = self.dir.display();
         let status = shell(&self.bin, &format!("./pg_ctl -w -s -D {dir}/data -l {dir}/log {what}")).status().unwrap();
@@ -105,6 +128,16 @@ impl Drop for Cluster {
         let _ = holder.wait();
     }
 }
+
+/// An authority, and a certificate of it for the loopback address.
+const CERTIFICATES: &str = r#"
+openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=authority -keyout ca.key -out ca.crt \
+  -addext basicConstraints=critical,CA:TRUE -addext keyUsage=keyCertSign &&
+openssl req -newkey rsa:2048 -nodes -subj /CN=server -keyout server.key -out server.csr &&
+echo subjectAltName=IP:127.0.0.1,DNS:localhost > names &&
+openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile names -out server.crt &&
+chmod 600 server.key
+"#;
 
 /// Runs in the directory of the programs. The options stand in a file, so that a restart has them too.
 const SCRIPT: &str = r#"

@@ -8,14 +8,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt, try_join_all};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, OnceCell};
 use tokio::time::{Instant, sleep, timeout};
-use tokio_postgres::config::Host;
+use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Row, Statement};
 
 use super::error::{NO_ANSWER, PgError};
 use super::settings::{Deviation, Session, Timeouts, examine};
+use super::tls::Tls;
 use crate::db::OpenError;
 
 /// Statements kept prepared; more are forgotten together. There are about a hundred.
@@ -29,6 +31,7 @@ pub type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
 #[derive(Clone)]
 pub struct Target {
     config: Config,
+    tls: Option<Tls>,
     schema: &'static str,
     /// How long things may take.
     pub timeouts: Timeouts,
@@ -38,22 +41,39 @@ impl Target {
     /// From `postgres://…` or `host=… dbname=…`.
     ///
     /// # Errors
-    /// [`OpenError::Unusable`] when it is no such text, or when it leads to another machine: connections are not
-    /// encrypted.
+    /// [`OpenError::Unusable`] when it is no such text, or when it leads to another machine and nothing is said of whom
+    /// to trust: connections would not be encrypted.
     pub fn parse(dsn: &str, schema: &'static str) -> Result<Self, OpenError> {
+        Self::parse_with(dsn, schema, None)
+    }
+
+    /// The same, encrypted: the server's certificate must come from these authorities.
+    ///
+    /// # Errors
+    /// [`OpenError::Unusable`] when it is no such text, or leads to a socket, which has no name to have a certificate for.
+    pub fn parse_with(dsn: &str, schema: &'static str, tls: Option<Tls>) -> Result<Self, OpenError> {
         let unusable = |reason| OpenError::Unusable { reason };
         let mut config: Config = dsn.parse().map_err(|_| unusable("the connection string is not understood"))?;
         let near = config.get_hosts().iter().all(|host| match host {
             Host::Unix(_) => true,
             Host::Tcp(name) => name == "localhost" || name.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback()),
         });
-        if config.get_hosts().is_empty() || !near {
-            return Err(unusable("the database must be on this machine: a socket's directory or a loopback address"));
+        let sockets = config.get_hosts().iter().any(|host| matches!(host, Host::Unix(_)));
+        match &tls {
+            None if config.get_hosts().is_empty() || !near => {
+                return Err(unusable("a database on another machine needs a file of authorities to trust (…_tls_ca)"));
+            }
+            Some(_) if config.get_hosts().is_empty() || sockets => {
+                return Err(unusable("a connection by a socket is not encrypted: take the file of authorities away"));
+            }
+            // Nothing else will do, whatever the connection string says.
+            Some(_) => drop(config.ssl_mode(SslMode::Require)),
+            None => {}
         }
         config.application_name("oubliette");
         config.connect_timeout(Duration::from_secs(5)).tcp_user_timeout(Duration::from_secs(20));
         config.keepalives_idle(Duration::from_secs(10));
-        Ok(Self { config, schema, timeouts: Timeouts::default() })
+        Ok(Self { config, tls, schema, timeouts: Timeouts::default() })
     }
 
     /// Whether a connection string has a password in it; `None` when it is no connection string.
@@ -136,19 +156,17 @@ impl Connector {
     /// [`PgError`].
     pub async fn connect(&self) -> Result<Connection, PgError> {
         let within = self.target.timeouts.connect;
-        let (client, mut connection) =
-            timeout(within, self.target.config.connect(NoTls)).await.map_err(|_| NO_ANSWER)??;
+        let config = &self.target.config;
         let told = Arc::new(Notify::new());
-        let tell = Arc::clone(&told);
-        // Notices are dropped unread: they may quote values.
-        tokio::spawn(async move {
-            while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
-                if matches!(message, AsyncMessage::Notification(_)) {
-                    tell.notify_one();
-                }
-            }
-            tell.notify_one();
-        });
+        let client = if let Some(tls) = self.target.tls.clone() {
+            let (client, connection) = timeout(within, config.connect(tls)).await.map_err(|_| NO_ANSWER)??;
+            tokio::spawn(carry(connection, Arc::clone(&told)));
+            client
+        } else {
+            let (client, connection) = timeout(within, config.connect(NoTls)).await.map_err(|_| NO_ANSWER)??;
+            tokio::spawn(carry(connection, Arc::clone(&told)));
+            client
+        };
         let examine = || examine(&client, self.target.schema, &self.target.timeouts);
         let apply = async {
             let session = self.session.get_or_try_init(examine).await?;
@@ -174,6 +192,20 @@ impl Connector {
             pause = (pause * 2).min(Duration::from_secs(1));
         }
     }
+}
+
+/// Carries messages until the connection ends. Notices are dropped unread: they may quote values.
+async fn carry<S, T>(mut connection: tokio_postgres::Connection<S, T>, told: Arc<Notify>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
+        if matches!(message, AsyncMessage::Notification(_)) {
+            told.notify_one();
+        }
+    }
+    told.notify_one();
 }
 
 /// A connection. Not returned to a pool unless what was done with it is complete.

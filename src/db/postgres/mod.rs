@@ -7,6 +7,7 @@ pub mod error;
 pub mod migrate;
 pub mod pool;
 pub mod settings;
+pub mod tls;
 
 use std::sync::Arc;
 
