@@ -14,7 +14,7 @@ use super::CommitResult;
 use super::facts::{Cache, Failed, Gathered, gather};
 use super::lookups;
 use super::rows::get;
-use super::write::{Learnt, move_head, write};
+use super::write::{Learnt, write};
 use crate::crash;
 use crate::db::postgres::{Connection, Connector, PgError};
 use crate::event::StreamId;
@@ -67,8 +67,6 @@ impl Writer {
         // An error before the commit leaves nothing: the connection is dropped, and the server undoes the transaction.
         let written = write(&connection, &mut planned, &access, &mut gathered, &self.cache.names, now).await;
         let learnt = written.map_err(unavailable)?;
-        let grown = planned.head.next != gathered.head.next;
-        move_head(&connection, &planned.head, grown).await.map_err(unavailable)?;
         crash::point("log.before-commit");
         match connection.batch("commit").await {
             Ok(()) => self.connection = Some(connection),

@@ -105,17 +105,24 @@ pub async fn gather(connection: &Connection, batch: &Batch, cache: &mut Cache) -
         (REPLIES, vec![&questions.keys]),
         (rows::FENCES, vec![&questions.people]),
     ];
-    // Every step has an answer, but what is not asked is not sent.
-    let asked = [true, true, true, !questions.ids.is_empty(), !questions.keys.is_empty(), !questions.people.is_empty()];
+    // Every step has an answer, but what is not asked is not sent. New streams and names are among the unknown ones.
+    let asked = [
+        true,
+        !unknown.streams.is_empty(),
+        !unknown.names.is_empty(),
+        !questions.ids.is_empty(),
+        !questions.keys.is_empty(),
+        !questions.people.is_empty(),
+    ];
     let mut sent = asked.iter();
     steps.retain(|_| sent.next().is_some_and(|asked| *asked));
     let mut answers = connection.query_all("begin", &steps).await?.into_iter();
     let mut answer = |asked: bool| asked.then(|| answers.next()).flatten().unwrap_or_default();
     let head = lookups::head_of(&answer(true))?;
     let mut facts = Facts::default();
-    let mut last_stream = put_streams(&answer(true), &mut facts)?;
+    let mut last_stream = put_streams(&answer(asked[1]), &mut facts)?;
     let (mut names, mut last_name) = (HashMap::new(), 0);
-    for row in answer(true) {
+    for row in answer(asked[2]) {
         let number = get::<Option<i64>>(&row, 1)?.unwrap_or(0);
         match get::<Option<&str>>(&row, 0)? {
             Some(text) => drop(names.insert(text.to_owned(), number)),

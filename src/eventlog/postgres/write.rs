@@ -54,7 +54,7 @@ const MOVE_HEAD: &str = "update head set next_position = $1, recorded_ms = $2, e
 /// A hint for other nodes, delivered when the transaction commits.
 const NOTIFY: &str = "select pg_notify('oubliette_log', '')";
 
-/// Writes everything but the head's new place.
+/// Writes everything, the head's new place last; in one flight unless there are effects, which read what came before them.
 pub async fn write(
     connection: &Connection,
     planned: &mut Planned,
@@ -63,7 +63,8 @@ pub async fn write(
     known: &HashMap<String, i64>,
     now: Option<Millis>,
 ) -> Result<Learnt, PgError> {
-    let mut learnt = number(planned, gathered, known);
+    let last_access = insert_access(connection, access).await?;
+    let learnt = Learnt { last_access, ..number(planned, gathered, known) };
     let number_of = |text: &str| learnt.names.get(text).or_else(|| known.get(text)).copied().unwrap_or(0);
     let new_names: Vec<(&str, i64)> = learnt
         .names
@@ -89,23 +90,44 @@ pub async fn write(
         steps.push((INSERT_REPLIES, set));
         steps.push((EXPIRE_REPLIES, vec![&expired]));
     }
+    let grown = planned.head.next != gathered.head.next;
+    if planned.effects.is_empty() {
+        let head = HeadColumns::of(&planned.head);
+        head.steps(&mut steps, grown);
+        connection.execute_all(&steps).await?;
+        return Ok(learnt);
+    }
     connection.execute_all(&steps).await?;
     drop(steps);
-    learnt.last_access = insert_access(connection, access).await?;
     for (effect, at, position) in &planned.effects {
         apply(connection, effect, *at, position.0, &mut planned.head).await?;
     }
+    let head = HeadColumns::of(&planned.head);
+    let mut steps: Steps<'_> = Vec::new();
+    head.steps(&mut steps, grown);
+    connection.execute_all(&steps).await?;
     Ok(learnt)
 }
 
-/// Moves the head, last of all.
-pub async fn move_head(connection: &Connection, head: &Head, grown: bool) -> Result<(), PgError> {
-    let (next, epoch, frontier) = (head.next.0 as i64, head.erasure_epoch as i64, head.frontier.to_bytes());
-    let mut steps: Steps<'_> = vec![(MOVE_HEAD, vec![&next, &head.recorded.0, &epoch, &frontier])];
-    if grown {
-        steps.push((NOTIFY, vec![]));
+struct HeadColumns {
+    next: i64,
+    recorded: i64,
+    epoch: i64,
+    frontier: Vec<u8>,
+}
+
+impl HeadColumns {
+    fn of(head: &Head) -> Self {
+        let (next, epoch) = (head.next.0 as i64, head.erasure_epoch as i64);
+        Self { next, recorded: head.recorded.0, epoch, frontier: head.frontier.to_bytes() }
     }
-    connection.execute_all(&steps).await.map(drop)
+
+    fn steps<'s>(&'s self, steps: &mut Steps<'s>, grown: bool) {
+        steps.push((MOVE_HEAD, vec![&self.next, &self.recorded, &self.epoch, &self.frontier]));
+        if grown {
+            steps.push((NOTIFY, vec![]));
+        }
+    }
 }
 
 /// Numbers for new streams and names, one above the largest so far: under the lock of the head nobody else gives any.
