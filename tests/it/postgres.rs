@@ -130,14 +130,14 @@ impl Drop for Cluster {
 }
 
 /// An authority, and a certificate of it for the loopback address.
-const CERTIFICATES: &str = r#"
+const CERTIFICATES: &str = r"
 openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=authority -keyout ca.key -out ca.crt \
   -addext basicConstraints=critical,CA:TRUE -addext keyUsage=keyCertSign &&
 openssl req -newkey rsa:2048 -nodes -subj /CN=server -keyout server.key -out server.csr &&
 echo subjectAltName=IP:127.0.0.1,DNS:localhost > names &&
 openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile names -out server.crt &&
 chmod 600 server.key
-"#;
+";
 
 /// Runs in the directory of the programs. The options stand in a file, so that a restart has them too.
 const SCRIPT: &str = r#"
