@@ -30,8 +30,7 @@ use crate::event::StoreId;
 use crate::eventlog::EventLog;
 use crate::keystore::keyring::{Keyring, KeyringError};
 use crate::keystore::lease::Leases;
-use crate::keystore::sqlite::{KeystoreOpenError, ServiceKeys};
-use crate::keystore::{CachedKeystore, KeyCache, Keystore, KeystoreError};
+use crate::keystore::{CachedKeystore, KeyCache, Keystore, KeystoreError, KeystoreOpenError, ServiceKeys};
 use crate::projection::code::Codes;
 use crate::projection::definitions::Definitions;
 use crate::projection::engine::Projections;
@@ -44,7 +43,7 @@ use crate::schema::{self, Registry};
 use crate::sealing::Sealer;
 use crate::secret::{Entropy, EntropyError};
 use crate::telemetry::Metrics;
-use stores::{Stores, create, is_fresh, open, prepare_directories};
+use stores::{Places, Stores, prepare_directories, projection_tables};
 use views::{ViewTasks, Views};
 
 /// Why the server does not start. Each says what to do.
@@ -84,6 +83,12 @@ pub enum StartError {
         /// Store of the keyring.
         keyring: StoreId,
     },
+    /// Event log and keystore are in one database.
+    #[error(
+        "event log and keystore are in one database: a backup of it would keep the keys of everybody who is forgotten. Give \
+         the keystore a database of its own, best a cluster of its own, or set one_database = true if you know why"
+    )]
+    OneDatabase,
     /// The event log does not open.
     #[error("the event log does not open: {0}")]
     Log(#[from] OpenError),
@@ -124,8 +129,8 @@ pub enum StartError {
 /// What the first start made, to be shown once.
 #[derive(Debug, Default)]
 pub struct FirstStart {
-    /// Directories that were created.
-    pub created: Vec<PathBuf>,
+    /// What was created: event log, keystore and keyring.
+    pub created: Vec<String>,
     /// The first administrator's key.
     pub admin_key: Option<String>,
 }
@@ -214,16 +219,17 @@ impl App {
     ) -> Result<(Arc<Self>, FirstStart), StartError> {
         let entropy = Arc::new(Entropy::system());
         // Before anything is made, so that a refusal leaves everything as it was; and again under the lock.
-        is_fresh(&config)?;
+        let places = Places::of(&config).await?;
+        places.is_fresh().await?;
         let lock = prepare_directories(&config)?;
-        let fresh = is_fresh(&config)?;
-        let stores = if fresh { create(&config, &clock, &entropy)? } else { open(&config, &entropy).await? };
+        let fresh = places.is_fresh().await?;
+        let stores = stores::at(&config, &places, (&clock, &entropy), fresh).await?;
         let mut first = FirstStart::default();
         if fresh {
-            first.created = vec![config.events_dir.clone(), config.keys_dir.clone(), config.keyring_dir.clone()];
+            first.created = places.names().into();
         }
-        let service_keys = stores.keystore.service_keys();
-        let mut keystore: Arc<dyn Keystore> = Arc::clone(&stores.keystore) as _;
+        let service_keys = Arc::clone(&stores.service_keys);
+        let mut keystore = Arc::clone(&stores.keystore);
         if let Some(wrap) = extras.in_front {
             keystore = wrap(keystore);
         }
@@ -238,8 +244,9 @@ impl App {
         let recorder = Recorder::replay(log, appender, folds.0, folds.1, folds.2).await?;
         first.admin_key = first_key(&config, &recorder, &api_keys).await?;
         let checkpoint = checkpoint_key(&stores.keyring, stores.store)?;
+        let tables = projection_tables(&config, &places, stores.store).await?;
         let made = (&clock, &entropy, stores.store);
-        let views = Views::start(&config, &paths, made, definitions, extras.codes).await?;
+        let views = Views::start(&paths, tables, made, definitions, extras.codes).await?;
         let Paths { log, keys, leases, registry, access, appender, reader, level, queue, writer_task, .. } = paths;
         let parts = Parts {
             log: Arc::clone(&log),

@@ -7,10 +7,8 @@ use std::sync::Arc;
 use tokio::sync::{Mutex, broadcast, watch};
 use tokio::task::JoinHandle;
 
-use super::stores::projection_tables;
 use super::{Paths, StartError};
 use crate::clock::Clock;
-use crate::config::Config;
 use crate::event::StoreId;
 use crate::projection::code::Codes;
 use crate::projection::definitions::Definitions;
@@ -19,6 +17,7 @@ use crate::projection::engine::batch::Parts;
 use crate::projection::fold::Folds;
 use crate::projection::fold::guard::Guard;
 use crate::projection::query::{QueryOptions, RowReader};
+use crate::projection::store::Store;
 use crate::secret::Entropy;
 
 /// How many changes of rows a live reader may be behind before it begins anew.
@@ -42,14 +41,14 @@ pub(super) struct ViewTasks {
 impl Views {
     /// Opens the tables and starts what is defined.
     pub async fn start(
-        config: &Config,
         paths: &Paths,
+        tables: Store,
         (clock, entropy, store_id): (&Clock, &Arc<Entropy>, StoreId),
         definitions: Arc<Definitions>,
         codes: Codes,
     ) -> Result<Self, StartError> {
         let parts = Parts {
-            store: projection_tables(config, store_id).await?,
+            store: tables,
             log: Arc::clone(&paths.log),
             keys: Arc::clone(&paths.keys),
             leases: Arc::clone(&paths.leases),

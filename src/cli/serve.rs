@@ -65,14 +65,14 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
 fn announce(config: &Config, address: std::net::SocketAddr, first: &FirstStart) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     if !first.created.is_empty() {
-        let parts = [
-            (&config.events_dir, "the event log: ciphertext only, back it up as you like"),
-            (&config.keys_dir, "the keystore: keep it on another volume in production, back it up only for days"),
-            (&config.keyring_dir, "the keyring: a third place, never backed up with the other two"),
+        let about = [
+            "the event log: ciphertext only, back it up as you like",
+            "the keystore: keep it on another volume in production, back it up only for days",
+            "the keyring: a third place, never backed up with the other two",
         ];
         writeln!(out, "Created a new store:")?;
-        for (dir, about) in parts {
-            writeln!(out, "  {}  {about}", dir.display())?;
+        for (place, about) in first.created.iter().zip(about) {
+            writeln!(out, "  {place}  {about}")?;
         }
     }
     if let Some(key) = &first.admin_key {

@@ -44,14 +44,27 @@ fn settings(config: &Config, found: &mut Vec<(&'static str, String)>) {
 
 /// Keys must be able to die while the log lives on: whoever copies the log must not copy the keys with it.
 fn places(config: &Config, found: &mut Vec<(&'static str, String)>) {
+    if config.one_database {
+        let text =
+            "event log and keystore may share one database: whoever backs up the one keeps the keys of the other";
+        found.push(("one_database", text.to_owned()));
+    }
     let events = ("the event log", &config.events_dir);
     let keys = ("the keystore", &config.keys_dir);
+    let served = |what: &str| match what {
+        "the event log" => config.events_dsn.text().is_some(),
+        "the keystore" => config.keys_dsn.text().is_some(),
+        _ => false,
+    };
     let pairs = [
         ("keys_dir", keys, events),
         ("keyring_dir", ("the keyring", &config.keyring_dir), events),
         ("keyring_dir", ("the keyring", &config.keyring_dir), keys),
     ];
-    for (setting, (what, path), (other_what, other)) in pairs {
+    // What a database server holds is on none of our file systems.
+    for (setting, (what, path), (other_what, other)) in
+        pairs.into_iter().filter(|(_, (one, _), (other, _))| !served(one) && !served(other))
+    {
         let (path, other) = (resolved(path), resolved(other));
         if path.starts_with(&other) || other.starts_with(&path) {
             let text = format!("{what} lies in one directory with {other_what}: a backup of one takes both");

@@ -6,6 +6,7 @@
 //! a misspelt limit is no limit.
 
 mod advice;
+mod database;
 mod layers;
 mod table;
 mod value;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use crate::event::json::JsonLimits;
 use crate::telemetry::{LogFormat, LogLevel};
 
+pub use database::{Dsn, OptionalPath};
 pub use layers::{ConfigError, ConfigErrors, Env};
 pub use value::Rule;
 
@@ -136,6 +138,20 @@ pub struct Config {
     pub keys_dir: PathBuf,
     /// Directory of the root keys. Unless set, `keyring` in the data directory.
     pub keyring_dir: PathBuf,
+    /// PostgreSQL database of the event log and the projections, instead of `events_dir`.
+    pub events_dsn: Dsn,
+    /// File with the password for `events_dsn`.
+    pub events_password_file: OptionalPath,
+    /// File with the authorities whose certificate the server of `events_dsn` must have. Needed for another machine.
+    pub events_tls_ca: OptionalPath,
+    /// PostgreSQL database of the keystore, instead of `keys_dir`.
+    pub keys_dsn: Dsn,
+    /// File with the password for `keys_dsn`.
+    pub keys_password_file: OptionalPath,
+    /// File with the authorities whose certificate the server of `keys_dsn` must have. Needed for another machine.
+    pub keys_tls_ca: OptionalPath,
+    /// Allows event log and keystore in one database: a backup of one then takes both.
+    pub one_database: bool,
     /// For trying things out: the API key `dev` may do everything, schemas are optional.
     pub dev: bool,
     /// Whether events need a registered schema. Unless set, `registered`; with `dev`, `open`.
@@ -221,6 +237,13 @@ impl Config {
             events_dir: data_dir.join("events"),
             keys_dir: data_dir.join("keys"),
             keyring_dir: data_dir.join("keyring"),
+            events_dsn: Dsn::default(),
+            events_password_file: OptionalPath::default(),
+            events_tls_ca: OptionalPath::default(),
+            keys_dsn: Dsn::default(),
+            keys_password_file: OptionalPath::default(),
+            keys_tls_ca: OptionalPath::default(),
+            one_database: false,
             dev: false,
             schema_policy: SchemaPolicy::Registered,
             leak_guard: LeakGuard::Warn,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::value::{Rule, Value, in_range};
-use super::{Config, LeakGuard, SchemaPolicy};
+use super::{Config, Dsn, LeakGuard, OptionalPath, SchemaPolicy};
 use crate::telemetry::{LogFormat, LogLevel};
 
 /// One setting.
@@ -60,6 +60,13 @@ settings! {
     "events_dir" PathBuf => events_dir;
     "keys_dir" PathBuf => keys_dir;
     "keyring_dir" PathBuf => keyring_dir;
+    "events_dsn" Dsn => events_dsn;
+    "events_password_file" OptionalPath => events_password_file;
+    "events_tls_ca" OptionalPath => events_tls_ca;
+    "keys_dsn" Dsn => keys_dsn;
+    "keys_password_file" OptionalPath => keys_password_file;
+    "keys_tls_ca" OptionalPath => keys_tls_ca;
+    "one_database" bool => one_database;
     "dev" bool => dev;
     "schema_policy" SchemaPolicy => schema_policy;
     "leak_guard" LeakGuard => leak_guard;

@@ -2,6 +2,7 @@
 //!
 //! Owns: how a database of ours is opened and brought to its format, [`Db`]. Must not know: what is in it.
 
+pub mod postgres;
 pub mod readers;
 pub mod sqlite;
 pub mod statement;
@@ -10,6 +11,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+use postgres::PostgresDb;
 use sqlite::SqliteDb;
 use statement::{DbError, Rows, Statement, Value};
 
@@ -19,6 +21,8 @@ use statement::{DbError, Rows, Statement, Value};
 pub enum Db {
     /// A file.
     Sqlite(SqliteDb),
+    /// A schema.
+    Postgres(PostgresDb),
 }
 
 /// Calls the same method on whichever engine it is.
@@ -26,6 +30,7 @@ macro_rules! each_engine {
     ($db:expr, $engine:ident => $call:expr) => {
         match $db {
             Db::Sqlite($engine) => $call,
+            Db::Postgres($engine) => $call,
         }
     };
 }

@@ -4,8 +4,11 @@
 //! only `SealedEvent`, which only `sealing` makes), schemas, keys, HTTP. Keeps invariants 2, 3 and 10.
 
 mod batch;
+mod limits;
 mod page;
 pub mod plan;
+pub mod postgres;
+mod reply;
 pub mod sqlite;
 
 use futures_util::future::BoxFuture;
@@ -55,6 +58,15 @@ pub enum ReadError {
         /// Position or row number.
         row: u64,
     },
+}
+
+impl From<crate::db::postgres::PgError> for ReadError {
+    fn from(error: crate::db::postgres::PgError) -> Self {
+        match error {
+            crate::db::postgres::PgError::Type => Self::Corrupt { table: "events", column: "type", row: 0 },
+            other => Self::Unavailable { reason: other.reason() },
+        }
+    }
 }
 
 impl From<crate::db::readers::Unavailable> for ReadError {

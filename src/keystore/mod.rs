@@ -6,6 +6,9 @@
 
 pub mod wrap;
 pub mod keyring;
+mod opening;
+mod records;
+pub mod postgres;
 pub mod sqlite;
 pub mod cache;
 pub mod lease;
@@ -18,6 +21,7 @@ use sha2::Sha256;
 
 pub use cache::{CachedKeystore, KeyCache};
 pub use lease::{Lease, LeaseLost, Leases};
+pub use opening::{KeystoreOpenError, ServiceKeys};
 
 use crate::clock::Millis;
 use crate::domain;
@@ -206,11 +210,14 @@ pub struct DestroyedKey {
     pub at: Millis,
 }
 
-/// What a wash did (`reference`: SQLite keeps deleted bytes in its write-ahead log until they are overwritten).
+/// What a wash did: engines keep deleted bytes until they are overwritten or rewritten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WashReport {
-    /// Bytes of write-ahead log that were overwritten.
+    /// Bytes of files that were overwritten or rewritten.
     pub bytes: u64,
+    /// Whether the database refused a step, which the log says in words: then deleted bytes may stand in its files until
+    /// the keys' epoch ends.
+    pub incomplete: bool,
 }
 
 /// Counts for `/metrics`, `oubliette keys` and readiness.

@@ -53,6 +53,12 @@ pub fn serve(dir: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Comm
     let mut all = vec!["serve", "--listen", "127.0.0.1:0", "--data-dir", data.to_str().expect("a plain path")];
     all.extend(arguments);
     let mut command = oubliette(dir, &all);
+    // A directory whose stores are on a server says where (`postgres::place_dir`).
+    for (file, variable) in [("events.dsn", "OUBLIETTE_EVENTS_DSN"), ("keys.dsn", "OUBLIETTE_KEYS_DSN")] {
+        if let Ok(dsn) = std::fs::read_to_string(dir.join(file)) {
+            command.env(variable, dsn);
+        }
+    }
     command.envs(variables.iter().copied());
     command
 }

@@ -21,6 +21,7 @@ use crate::db;
 use crate::domain;
 use crate::event::{StreamId, StreamName};
 use crate::eventlog::plan::{Planned, PlannedEvent, StreamFact, plan};
+use crate::eventlog::reply::encode_reply;
 use crate::eventlog::{AccessEntry, Batch, CommitError, Effect, Head};
 use crate::secret::Entropy;
 
@@ -130,7 +131,7 @@ impl Writer {
             .execute((
                 idempotency.key,
                 idempotency.request,
-                facts::encode_reply(reply),
+                encode_reply(reply),
                 idempotency.expires.0,
             ))?;
         }

@@ -5,9 +5,10 @@ use rusqlite::types::Value as Sql;
 use rusqlite::{Connection, OptionalExtension, params_from_iter};
 
 use super::rows;
-use crate::event::{EventId, Position, Revision, StreamId, StreamName};
+use crate::event::{Position, Revision, StreamId, StreamName};
 use crate::eventlog::plan::{Facts, StreamFact};
-use crate::eventlog::{Appended, AppendedStream, Batch, Condition, Fences, Filter, Job};
+use crate::eventlog::reply::decode_reply;
+use crate::eventlog::{Batch, Condition, Fences, Filter, Job};
 use crate::sealing::SealedEvent;
 
 /// Heads of the streams written last, so that a busy stream costs no query. Filled only by committed transactions.
@@ -104,35 +105,6 @@ fn replies(connection: &Connection, job: &Job, facts: &mut Facts) -> rusqlite::R
         facts.replies.insert(idempotency.key, (request, appended));
     }
     Ok(())
-}
-
-/// A reply as remembered: streams, revisions, positions and ids, no body.
-pub fn encode_reply(appended: &Appended) -> String {
-    let streams: Vec<serde_json::Value> = appended
-        .streams
-        .iter()
-        .map(|s| {
-            let ids: Vec<String> = s.ids.iter().map(EventId::to_string).collect();
-            serde_json::json!([s.stream.as_str(), s.first_revision.0, s.first_position.0, ids])
-        })
-        .collect();
-    serde_json::Value::from(streams).to_string()
-}
-
-fn decode_reply(text: &str) -> Option<Appended> {
-    let streams: Vec<(String, u64, u64, Vec<String>)> = serde_json::from_str(text).ok()?;
-    let streams = streams
-        .into_iter()
-        .map(|(stream, revision, position, ids)| {
-            Some(AppendedStream {
-                stream: StreamName::parse_any(&stream).ok()?,
-                first_revision: Revision(revision),
-                first_position: Position(position),
-                ids: ids.iter().map(|id| EventId::parse(id)).collect::<Option<_>>()?,
-            })
-        })
-        .collect::<Option<_>>()?;
-    Some(Appended { streams, replayed: true })
 }
 
 fn any_matching(connection: &Connection, after: Option<Position>, filter: &Filter) -> rusqlite::Result<bool> {

@@ -8,9 +8,9 @@ use rusqlite::{OptionalExtension, params};
 
 use crate::crash;
 use crate::event::{Purpose, SubjectRef};
+use crate::keystore::records::EXTERNAL;
 use crate::keystore::{DestroyOrder, DestroyedKey, Destruction, KeystoreError, Kid, Scope};
 
-use super::ensure::EXTERNAL;
 use super::{Engine, millis};
 
 type Result<T> = std::result::Result<T, KeystoreError>;

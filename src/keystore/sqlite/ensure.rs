@@ -5,28 +5,15 @@
 
 use std::sync::Arc;
 
-use aes_gcm::aead::{Aead, Nonce, Payload};
-use aes_gcm::{Aes256Gcm, KeyInit};
-use hmac::{Hmac, Mac};
 use rusqlite::{OptionalExtension, params};
-use sha2::Sha256;
-use zeroize::Zeroizing;
 
-use crate::domain;
 use crate::event::{ExternalId, Purpose, SubjectKey, SubjectRef};
 use crate::keystore::keyring::root_id;
-use crate::keystore::wrap::{WrapContext, unwrap, wrap};
+use crate::keystore::records::{EXTERNAL, Kek, ZEROS, external_tag, id_context, kek_context, open_id, seal_id};
+use crate::keystore::wrap::{unwrap, wrap};
 use crate::keystore::{Dek, DekId, Fetched, Granted, KeystoreError, Kid, Resolved, Want};
 
-use super::schema::NOBODY;
-use super::{Engine, Kek, millis};
-
-/// What a slot holds when its pseudonym was forgotten.
-const ZEROS: [u8; 16] = [0; 16];
-/// Kind of tag: the caller's own id.
-pub(super) const EXTERNAL: i64 = 0;
-/// Sealed external ids are padded to multiples of this, so that their length says little.
-const ID_BUCKET: usize = 64;
+use super::{Engine, millis};
 
 type Result<T> = std::result::Result<T, KeystoreError>;
 
@@ -88,10 +75,7 @@ impl Engine {
 
     /// The keyed digest under which an external id is looked up.
     pub(super) fn tag(&self, id: &ExternalId) -> [u8; 32] {
-        let mut mac = <Hmac<Sha256> as hmac::KeyInit>::new_from_slice(self.subject_map.secret().expose())
-            .expect("HMAC takes keys of any length");
-        mac.update(&Zeroizing::new(domain::lp(&[domain::SUBJECT_MAP, id.expose().as_bytes()])));
-        mac.finalize().into_bytes().into()
+        external_tag(&self.subject_map, id)
     }
 
     /// The external id of a person still known, opened with the person's own `$identity` key.
@@ -103,7 +87,7 @@ impl Engine {
             .optional()?;
         let Some(sealed) = sealed else { return Ok(None) };
         let Some((_, key)) = self.current(subject, &Purpose::identity())? else { return Ok(None) };
-        open_id(&key, &self.id_context(subject), &sealed)
+        open_id(&key, &id_context(&self.store, subject), &sealed)
             .map(Some)
             .ok_or(KeystoreError::Corrupt { table: "id_slots", column: "sealed" })
     }
@@ -260,7 +244,7 @@ impl Engine {
         wrapped: &[u8; 88],
     ) -> Result<Arc<Dek>> {
         let kek = self.kek(subject)?;
-        let context = self.context(&kek, &subject, purpose, generation);
+        let context = kek.context(&self.store, &subject, purpose.as_str(), generation);
         unwrap(kek.key.secret(), &context, wrapped, &kid)
             .map(Arc::new)
             .map_err(|_| KeystoreError::Corrupt { table: "key_slots", column: "wrapped" })
@@ -269,7 +253,7 @@ impl Engine {
     fn make_person(&self, id: &ExternalId, tag: &[u8; 32]) -> Result<SubjectRef> {
         let subject = SubjectRef(self.draw()?);
         let (_, key) = self.make_key(subject, &Purpose::identity())?;
-        let sealed = seal_id(&key, &self.id_context(subject), id, self.draw()?);
+        let sealed = seal_id(&key, &id_context(&self.store, subject), id, self.draw()?);
         let slot = self.fill_slot("insert into id_slots (sealed) values (?1)", &sealed)?;
         self.conn
             .prepare_cached("insert into subjects (subject, slot) values (?1, ?2)")?
@@ -306,7 +290,12 @@ impl Engine {
         let generation = self.next_generation(subject, purpose)?;
         let key = Dek::generate().map_err(|_| NO_ENTROPY)?;
         let kek = self.kek(subject)?;
-        let wrapped = wrap(kek.key.secret(), &self.context(&kek, &subject, purpose, generation), &key, self.draw()?);
+        let wrapped = wrap(
+            kek.key.secret(),
+            &kek.context(&self.store, &subject, purpose.as_str(), generation),
+            &key,
+            self.draw()?,
+        );
         let slot = self.fill_slot("insert into key_slots (wrapped) values (?1)", &wrapped)?;
         self.conn
             .prepare_cached("insert into deks (subject, purpose, generation, kid, slot) values (?1, ?2, ?3, ?4, ?5)")?
@@ -325,17 +314,6 @@ impl Engine {
             .query_row(params![subject.0, purpose.as_str()], |row| row.get(0))?)
     }
 
-    fn context<'a>(
-        &'a self,
-        kek: &'a Kek,
-        subject: &'a SubjectRef,
-        purpose: &'a Purpose,
-        generation: u32,
-    ) -> WrapContext<'a> {
-        let purpose = purpose.as_str();
-        WrapContext { kek_id: &kek.id, epoch: kek.epoch, store: &self.store, subject, purpose, generation }
-    }
-
     fn kek(&self, subject: SubjectRef) -> Result<Arc<Kek>> {
         let shard = subject.0[0];
         if let Some(kek) = self.keks.borrow().get(&shard) {
@@ -350,7 +328,7 @@ impl Engine {
             Some((id, epoch, kid, wrapped)) => {
                 let corrupt = KeystoreError::Corrupt { table: "keks", column: "wrapped" };
                 let root = self.keyring.root(epoch).ok_or(corrupt.clone())?;
-                let key = unwrap(root, &self.kek_context(&root_id(root), epoch, shard), &wrapped, &Kid(kid))
+                let key = unwrap(root, &kek_context(&self.store, &root_id(root), epoch, shard), &wrapped, &Kid(kid))
                     .map_err(|_| corrupt)?;
                 Kek { id, epoch, key }
             }
@@ -364,21 +342,12 @@ impl Engine {
         let epoch = self.keyring.epoch();
         let root = self.keyring.root(epoch).ok_or(KeystoreError::Unavailable { reason: "no root key" })?;
         let kek = Kek { id: self.draw()?, epoch, key: Dek::generate().map_err(|_| NO_ENTROPY)? };
-        let wrapped = wrap(root, &self.kek_context(&root_id(root), epoch, shard), &kek.key, self.draw()?);
+        let wrapped = wrap(root, &kek_context(&self.store, &root_id(root), epoch, shard), &kek.key, self.draw()?);
         self.conn.execute(
             "insert into keks (shard, kek_id, epoch, kid, wrapped) values (?1, ?2, ?3, ?4, ?5)",
             params![shard, kek.id, epoch, kek.key.kid().0, wrapped],
         )?;
         Ok(kek)
-    }
-
-    fn kek_context<'a>(&'a self, root: &'a [u8; 16], epoch: u32, shard: u8) -> WrapContext<'a> {
-        let generation = u32::from(shard);
-        WrapContext { kek_id: root, epoch, store: &self.store, subject: &NOBODY, purpose: "$shard", generation }
-    }
-
-    fn id_context(&self, subject: SubjectRef) -> Vec<u8> {
-        domain::lp(&[domain::EXTERNAL_ID, &self.store.0, &subject.0])
     }
 
     pub(super) fn draw<const N: usize>(&self) -> Result<[u8; N]> {
@@ -389,27 +358,3 @@ impl Engine {
 /// The whole person is forgotten.
 const FORGOTTEN: Granted = Granted::Erased { subject: None, purposes: Vec::new() };
 const NO_ENTROPY: KeystoreError = KeystoreError::Unavailable { reason: "no random bytes" };
-
-/// `nonce ‖ AES-256-GCM(u16 length ‖ id ‖ zeros to a bucket)`.
-fn seal_id(key: &Dek, aad: &[u8], id: &ExternalId, nonce: [u8; 12]) -> Vec<u8> {
-    let text = id.expose().as_bytes();
-    let mut clear = Zeroizing::new(vec![0; (text.len() + 2).next_multiple_of(ID_BUCKET)]);
-    let length = u16::try_from(text.len()).expect("external ids have at most 256 bytes");
-    clear[..2].copy_from_slice(&length.to_be_bytes());
-    clear[2..2 + text.len()].copy_from_slice(text);
-    let sealed = Aes256Gcm::new(key.secret().expose().into())
-        .encrypt(&Nonce::<Aes256Gcm>::from(nonce), Payload { msg: &clear, aad })
-        .expect("an external id is below the limit of AES-GCM");
-    [&nonce[..], &sealed].concat()
-}
-
-fn open_id(key: &Dek, aad: &[u8], sealed: &[u8]) -> Option<ExternalId> {
-    let (nonce, msg) = sealed.split_first_chunk::<12>()?;
-    let clear = Aes256Gcm::new(key.secret().expose().into())
-        .decrypt(&Nonce::<Aes256Gcm>::from(*nonce), Payload { msg, aad })
-        .map(Zeroizing::new)
-        .ok()?;
-    let (length, rest) = clear.split_first_chunk::<2>()?;
-    let text = rest.get(..usize::from(u16::from_be_bytes(*length)))?;
-    ExternalId::parse(std::str::from_utf8(text).ok()?).ok()
-}

@@ -24,63 +24,18 @@ use crate::clock::{Clock, Millis};
 use crate::crash;
 use crate::event::{ExternalId, NaturalKey, Purpose, StoreId, SubjectKey, SubjectRef};
 use crate::keystore::keyring::Keyring;
+pub use crate::keystore::opening::{KeystoreOpenError, ServiceKeys};
+use crate::keystore::records::Kek;
 use crate::keystore::{
     Dek, DekId, DestroyOrder, Destruction, Fetched, Granted, Keystore, KeystoreError, KeystoreStats, Resolved, Want,
     WashReport,
 };
-use crate::secret::{Entropy, Secret32};
+use crate::secret::Entropy;
 
 /// Requests that may wait; a caller beyond that waits for room.
 pub const QUEUE: usize = 1024;
 /// Requests that share one transaction at most.
 pub const BATCH: usize = 256;
-
-/// A keystore could not be made or opened. Facts only; nothing was changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum KeystoreOpenError {
-    /// There is no keystore; it is never made silently.
-    #[error("there is no keystore at this path")]
-    Missing,
-    /// There is one already; it is never replaced.
-    #[error("there is a keystore at this path already")]
-    Exists,
-    /// Another process has it open.
-    #[error("another process has the keystore open")]
-    Locked,
-    /// Not a keystore at all, or one whose creation was interrupted before it held anything.
-    #[error("the file is not a keystore")]
-    NotAKeystore,
-    /// A format this version does not know.
-    #[error("the keystore has format {0}, which this version does not know")]
-    Format(i64),
-    /// The keystore of another store.
-    #[error("the keystore belongs to another store")]
-    StoreMismatch,
-    /// The keyring is not the one this keystore was made with, or lacks its root.
-    #[error("the keyring does not open this keystore")]
-    KeyringMismatch,
-    /// The bytes contradict the format.
-    #[error("the keystore is corrupt")]
-    Corrupt,
-    /// SQLite did not take a setting that durability or erasure rests on.
-    #[error("SQLite refused the setting {0}")]
-    Setting(&'static str),
-    /// The operating system refused.
-    #[error("the keystore's file cannot be used: {0}")]
-    Io(std::io::ErrorKind),
-    /// No random bytes for new keys.
-    #[error("the operating system's random generator failed")]
-    Entropy,
-}
-
-/// Keys that belong to no data subject, for the layers above.
-#[derive(Debug)]
-pub struct ServiceKeys {
-    /// Authenticates paging cursors.
-    pub cursor: Secret32,
-    /// Keys the digests of idempotency keys and of the requests they came with.
-    pub idempotency: Secret32,
-}
 
 /// The embedded keystore. Dropping it without [`Keystore::close`] is safe, but leaves the wash to the next one.
 pub struct SqliteKeystore {
@@ -248,13 +203,6 @@ type Finish = Box<dyn FnOnce(Result<(), KeystoreError>)>;
 fn finish<T: 'static>(reply: Reply<T>, result: Result<T, KeystoreError>) -> Finish {
     // A caller that went away is no error: its work stays done.
     Box::new(move |committed| drop(reply.send(committed.and(result))))
-}
-
-/// A shard key in memory.
-struct Kek {
-    id: [u8; 16],
-    epoch: u32,
-    key: Dek,
 }
 
 /// Everything the thread owns.

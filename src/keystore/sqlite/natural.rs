@@ -4,20 +4,14 @@
 //! be used. Keeps invariant 5 for tags: an entry lies in one slot all its life and is zeroed there, so that nothing leads
 //! from a name to the pseudonym of a forgotten person (`0002_natural_keys.sql`).
 
-use hmac::{Hmac, KeyInit, Mac};
 use rusqlite::{OptionalExtension, params};
-use sha2::Sha256;
-use zeroize::Zeroizing;
 
 use super::Engine;
-use crate::domain;
 use crate::event::{NaturalKey, SubjectRef};
+use crate::keystore::records::{self, Tag, bucket};
 use crate::keystore::{KeystoreError, Resolved};
 
 type Result<T> = std::result::Result<T, KeystoreError>;
-
-/// The keyed digest under which a natural key is looked up.
-pub(super) type Tag = [u8; 32];
 
 impl Engine {
     pub(super) fn resolve_natural(&self, keys: &[NaturalKey]) -> Result<Vec<Resolved>> {
@@ -26,11 +20,7 @@ impl Engine {
     }
 
     pub(super) fn natural_tag(&self, key: &NaturalKey) -> Tag {
-        let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(self.natural_key.secret().expose())
-            .expect("HMAC takes keys of any length");
-        let parts = [domain::NATURAL_KEY, key.role().as_bytes(), key.expose().as_bytes()];
-        mac.update(&Zeroizing::new(domain::lp(&parts)));
-        mac.finalize().into_bytes().into()
+        records::natural_tag(&self.natural_key, key)
     }
 
     /// Whose tag this is.
@@ -97,8 +87,4 @@ impl Engine {
         }
         Ok(())
     }
-}
-
-fn bucket(tag: &Tag) -> u16 {
-    u16::from_be_bytes([tag[0], tag[1]])
 }

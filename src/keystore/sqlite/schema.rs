@@ -13,13 +13,14 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
 use crate::clock::Millis;
-use crate::event::{StoreId, SubjectRef};
+use crate::event::StoreId;
 use crate::keystore::keyring::{Keyring, root_id};
+use crate::keystore::records::NOBODY;
 use crate::keystore::wrap::{WrapContext, unwrap, wrap, wrapped_by};
 use crate::keystore::{Dek, Kid};
 use crate::secret::Entropy;
 
-use super::{KeystoreOpenError, ServiceKeys};
+use crate::keystore::{KeystoreOpenError, ServiceKeys};
 
 const MIGRATION: &str = include_str!("../../../migrations/keys/sqlite/0001_keystore.sql");
 /// From format 1 to 2; also sets the format.
@@ -28,8 +29,6 @@ const NATURAL_KEYS: &str = include_str!("../../../migrations/keys/sqlite/0002_na
 const APPLICATION_ID: i64 = 0x4F55_4B31;
 const FIRST_FORMAT: i64 = 1;
 const FORMAT: i64 = 2;
-/// The subject of keys that belong to nobody.
-pub(super) const NOBODY: SubjectRef = SubjectRef([0; 16]);
 const SECRETS: [&str; 3] = ["subject-map", "cursor", "idempotency"];
 /// The secret that format 2 added.
 const NATURAL_KEY: &str = "natural-key";

@@ -41,7 +41,7 @@ impl Engine {
             self.restart_log()?;
             if written >= frames {
                 crash::point("wash.overwritten");
-                return Ok(WashReport { bytes });
+                return Ok(WashReport { bytes, incomplete: false });
             }
             pages += frames - written;
         }

@@ -28,6 +28,15 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 2, sql: include_str!("../../../migrations/projections/sqlite/0002_row_history.sql") },
 ];
 
+/// The same on PostgreSQL, in a schema of this name beside the event log's.
+pub const POSTGRES_MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, sql: include_str!("../../../migrations/projections/postgres/0001_projections.sql") },
+    Migration { version: 2, sql: include_str!("../../../migrations/projections/postgres/0002_row_history.sql") },
+];
+
+/// The schema of a database that holds projections.
+pub const SCHEMA: &str = "oubliette_projections";
+
 /// Number of a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GenerationId(pub i64);

@@ -16,6 +16,7 @@ use tempfile::TempDir;
 
 use crate::child::{Child, copy_dir, serve};
 use crate::harness::scan;
+use crate::postgres;
 use ledger::{Ledger, PERSON, Random, VALUE};
 
 /// Servers that run side by side.
@@ -26,26 +27,44 @@ fn template() -> &'static Path {
     static TEMPLATE: OnceLock<TempDir> = OnceLock::new();
     let dir = TEMPLATE.get_or_init(|| {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let child = Child::dev(dir.path());
-        let schema = json!({"type": "object", "additionalProperties": false, "required": ["contact_id", "name", "tag"],
-            "x-data-subjects": {"contact": {"id": "/contact_id"}},
-            "properties": {"contact_id": {"type": "string"}, "tag": {"type": "integer"},
-                "name": {"type": "string", "x-personal-data": {"subject": "contact", "category": "name"}}}});
-        let path = "/v1/schemas/contact-noted/versions";
-        block_on(ledger::post(child.address, path, &schema)).expect("an answer").expect(201);
-        assert!(child.stop().success());
+        prepare(dir.path());
         dir
     });
     dir.path()
+}
+
+/// A store with a schema, and then stopped.
+fn prepare(dir: &Path) {
+    let child = Child::dev(dir);
+    let schema = json!({"type": "object", "additionalProperties": false, "required": ["contact_id", "name", "tag"],
+            "x-data-subjects": {"contact": {"id": "/contact_id"}},
+            "properties": {"contact_id": {"type": "string"}, "tag": {"type": "integer"},
+                "name": {"type": "string", "x-personal-data": {"subject": "contact", "category": "name"}}}});
+    let path = "/v1/schemas/contact-noted/versions";
+    block_on(ledger::post(child.address, path, &schema)).expect("an answer").expect(201);
+    assert!(child.stop().success());
 }
 
 fn block_on<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(work)
 }
 
-fn fresh() -> TempDir {
+/// What holds the stores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Engine {
+    Files,
+    Postgres,
+}
+
+fn fresh(engine: Engine) -> TempDir {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    copy_dir(template(), dir.path());
+    match engine {
+        Engine::Files => copy_dir(template(), dir.path()),
+        Engine::Postgres => {
+            postgres::place_dir(dir.path());
+            prepare(dir.path());
+        }
+    }
     dir
 }
 
@@ -62,10 +81,10 @@ fn passage(point: &str, random: &mut Random) -> u64 {
 }
 
 /// Dies at a passage of a point, is started again, and must have kept every promise.
-fn case(point: &str, seed: u64) {
+fn case(engine: Engine, point: &str, seed: u64) {
     let mut random = Random::new(seed);
     let at = format!("{point}:{}", passage(point, &mut random));
-    let dir = fresh();
+    let dir = fresh(engine);
     let ledger = RefCell::default();
     let mut child = Child::start(serve(dir.path(), &["--dev"], &[("OUBLIETTE_CRASH_AT", &at)])).expect("it starts");
     let died = block_on(ledger::drive(child.address, &ledger, seed, Duration::from_secs(40)));
@@ -80,20 +99,26 @@ fn case(point: &str, seed: u64) {
 }
 
 fn nothing_in_clear(dir: &Path) {
-    let found = scan(dir, &[VALUE.to_owned(), PERSON.to_owned()]);
+    let values = [VALUE.to_owned(), PERSON.to_owned()];
+    let mut found = scan(dir, &values);
+    for dsn in ["events.dsn", "keys.dsn"].iter().filter_map(|name| std::fs::read_to_string(dir.join(name)).ok()) {
+        found.extend(scan(&postgres::files(&dsn), &values));
+    }
     assert!(found.is_empty(), "clear values in files: {found:?}");
 }
 
 /// Runs every case on a few threads; every failure is told with its point and seed.
-fn run_all(cases: Vec<(&'static str, u64)>) {
+fn run_all(engine: Engine, cases: Vec<(&'static str, u64)>) {
     let waiting = Mutex::new(cases);
     let failed = Mutex::new(Vec::new());
-    template();
+    if engine == Engine::Files {
+        template();
+    }
     std::thread::scope(|scope| {
         for _ in 0..LANES {
             scope.spawn(|| {
                 while let Some((point, seed)) = { waiting.lock().expect("no panic inside").pop() } {
-                    if let Err(panic) = std::panic::catch_unwind(|| case(point, seed)) {
+                    if let Err(panic) = std::panic::catch_unwind(|| case(engine, point, seed)) {
                         let text = panic.downcast_ref::<String>().cloned();
                         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
                         failed.lock().expect("no panic inside").push((point, seed, text));
@@ -113,18 +138,44 @@ fn seeds(count: u64) -> Vec<(&'static str, u64)> {
 #[cfg_attr(not(debug_assertions), ignore = "release builds have no crash points")]
 #[test]
 fn killed_at_every_point() {
-    run_all(seeds(5));
+    run_all(Engine::Files, seeds(5));
 }
 
 #[test]
 #[ignore = "the long tier: 50 seeds for every point"]
 fn killed_at_every_point_many_times() {
-    run_all(seeds(50));
+    run_all(Engine::Files, seeds(50));
+}
+
+#[cfg_attr(not(debug_assertions), ignore = "release builds have no crash points")]
+#[test]
+fn killed_at_every_point_on_postgres() {
+    if postgres::cluster().is_some() {
+        run_all(Engine::Postgres, seeds(1));
+    }
+}
+
+#[test]
+#[ignore = "the long tier: 20 seeds for every point"]
+fn killed_at_every_point_on_postgres_many_times() {
+    if postgres::cluster().is_some() {
+        run_all(Engine::Postgres, seeds(20));
+    }
 }
 
 #[test]
 fn killed_at_any_time_again_and_again() {
-    let dir = fresh();
+    again_and_again(&fresh(Engine::Files));
+}
+
+#[test]
+fn killed_at_any_time_again_and_again_on_postgres() {
+    if postgres::cluster().is_some() {
+        again_and_again(&fresh(Engine::Postgres));
+    }
+}
+
+fn again_and_again(dir: &TempDir) {
     let mut random = Random::new(2);
     let ledger = RefCell::<Ledger>::default();
     for round in 0..10 {
@@ -165,6 +216,33 @@ fn after_a_broken_first_start(dir: &Path, about: &str) {
     }
     let child = Child::dev(dir);
     assert!(child.stop().success(), "{about}");
+}
+
+/// On a server what stands in the way is a schema; the message names it.
+#[cfg_attr(not(debug_assertions), ignore = "release builds have no crash points")]
+#[test]
+fn killed_while_being_made_on_postgres() {
+    if postgres::cluster().is_none() {
+        return;
+    }
+    for point in START_POINTS.iter().filter(|point| **point != "create.log-unnamed") {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let [_, keys] = postgres::place_dir(dir.path());
+        let died = Child::start(serve(dir.path(), &["--dev"], &[("OUBLIETTE_CRASH_AT", point)]));
+        assert!(died.is_err(), "{point} was never reached");
+        if let Err(refusal) = Child::start(serve(dir.path(), &["--dev"], &[])) {
+            let complaint = &refusal.complained;
+            assert!(complaint.contains("if a first start was interrupted"), "{point}: {complaint}");
+            let present = complaint.split(" exists but ").next().expect("a first part");
+            if present.contains("the keyring") {
+                std::fs::remove_dir_all(dir.path().join("data/keyring")).expect("it is there");
+            }
+            if present.contains("schema oubliette_keys") {
+                postgres::execute(&keys, "drop schema oubliette_keys cascade").expect("it is there");
+            }
+            assert!(Child::dev(dir.path()).stop().success(), "{point}");
+        }
+    }
 }
 
 #[cfg_attr(not(debug_assertions), ignore = "release builds have no crash points")]

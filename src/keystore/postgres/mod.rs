@@ -1,0 +1,375 @@
+//! The keystore on PostgreSQL: one schema, in a database of its own.
+//!
+//! Owns: the task that makes and destroys, its queue, group commit, and the pool that reads. Must not know: events, HTTP.
+//! Every request waiting when the task is free joins one transaction, so a burst of appends costs one commit; nobody is
+//! answered before it. One process at a time: it holds a lock of the database as long as it is connected, because
+//! what other processes have in memory could not be revoked yet.
+
+mod destroy;
+mod facts;
+mod fetch;
+mod grant;
+mod schema;
+mod wash;
+mod write;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep;
+
+pub use schema::{MIGRATIONS, SCHEMA};
+
+use crate::clock::Clock;
+use crate::db::postgres::{Connection, Connector, Deviation, PgError, Pool, Target};
+use crate::event::{ExternalId, NaturalKey, Purpose, StoreId, SubjectKey, SubjectRef};
+use crate::keystore::keyring::Keyring;
+use crate::keystore::{
+    DekId, DestroyOrder, Destruction, Fetched, Granted, Keystore, KeystoreError, KeystoreOpenError, KeystoreStats,
+    Resolved, ServiceKeys, Want, WashReport,
+};
+use crate::secret::Entropy;
+use fetch::Keks;
+use grant::Tools;
+use write::{Outcome, Work};
+
+/// Requests that may wait; a caller beyond that waits for room.
+pub const QUEUE: usize = 1024;
+/// Requests that share one transaction at most.
+pub const BATCH: usize = 256;
+/// A number of our own among the database's advisory locks; with the schema's name it names one lock.
+const ALONE: i32 = 0x4f4b;
+/// How often and how long apart the lock is tried: the server may take a moment to see that its last holder is gone.
+const TRIES: u32 = 40;
+const BETWEEN: Duration = Duration::from_millis(50);
+
+const CLOSED: KeystoreError = KeystoreError::Unavailable { reason: "closed" };
+
+/// The PostgreSQL keystore.
+pub struct PostgresKeystore {
+    requests: mpsc::Sender<Request>,
+    pool: Pool,
+    connector: Arc<Connector>,
+    shared: Arc<Shared>,
+    service: Arc<ServiceKeys>,
+}
+
+/// What the task and the readers have in common.
+struct Shared {
+    tools: Tools,
+    keks: Keks,
+}
+
+impl PostgresKeystore {
+    /// Whether there is a keystore.
+    ///
+    /// # Errors
+    /// [`KeystoreOpenError::Database`] when the database cannot be asked.
+    pub async fn exists(target: &Target) -> Result<bool, KeystoreOpenError> {
+        let connection = Connector::new(target.clone()).connect_patiently().await?;
+        Ok(schema::exists(&connection, target.schema()).await?)
+    }
+
+    /// Makes a new keystore and opens it.
+    ///
+    /// # Errors
+    /// [`KeystoreOpenError::Exists`] when there is one; [`KeystoreOpenError::KeyringMismatch`] when the keyring is
+    /// another store's.
+    pub async fn create(
+        target: Target,
+        store: StoreId,
+        keyring: Arc<Keyring>,
+        clock: &Clock,
+        entropy: Arc<Entropy>,
+        readers: usize,
+    ) -> Result<Self, KeystoreOpenError> {
+        let connection = Connector::new(target.clone()).connect_patiently().await?;
+        schema::create(&connection, target.schema(), store, &keyring, clock.now(), &entropy).await?;
+        drop(connection);
+        Self::open(target, store, keyring, entropy, readers).await
+    }
+
+    /// Opens an existing keystore; one of an older format is brought to the present one.
+    ///
+    /// # Errors
+    /// [`KeystoreOpenError`] says what does not fit; a missing keystore is never made.
+    pub async fn open(
+        target: Target,
+        store: StoreId,
+        keyring: Arc<Keyring>,
+        entropy: Arc<Entropy>,
+        readers: usize,
+    ) -> Result<Self, KeystoreOpenError> {
+        let schema = target.schema();
+        let connector = Connector::new(target);
+        let connection = connector.connect_patiently().await?;
+        let secrets = schema::open(&connection, schema, store, &keyring).await?;
+        if !alone(&connection, schema).await? {
+            return Err(KeystoreOpenError::Locked);
+        }
+        connector.warn();
+        let schema::Secrets { subject_map, natural_key, service } = secrets;
+        let tools = Tools { store, keyring, entropy, subject_map, natural_key };
+        let shared = Arc::new(Shared { tools, keks: Keks::default() });
+        let (requests, inbox) = mpsc::channel(QUEUE);
+        let engine = Engine {
+            connector: Arc::clone(&connector),
+            connection: Some(connection),
+            shared: Arc::clone(&shared),
+            // What was destroyed before a crash may not have been washed.
+            dirty: true,
+        };
+        // A task of its own: a caller that goes away does not stop a destruction half-way.
+        tokio::spawn(engine.run(inbox));
+        let pool = Pool::new(Arc::clone(&connector), readers);
+        Ok(Self { requests, pool, connector, shared, service: Arc::new(service) })
+    }
+
+    /// Keys for cursors and idempotency records.
+    pub fn service_keys(&self) -> Arc<ServiceKeys> {
+        Arc::clone(&self.service)
+    }
+
+    /// Settings of the server that are not safe and that the role may not change.
+    pub fn deviations(&self) -> &[Deviation] {
+        self.connector.deviations()
+    }
+
+    async fn ask<T>(&self, make: impl FnOnce(Reply<T>) -> Request) -> Result<T, KeystoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(make(reply)).await.map_err(|_| CLOSED)?;
+        answer.await.map_err(|_| CLOSED)?
+    }
+}
+
+/// Takes the lock that says that no other process has the keystore open.
+async fn alone(connection: &Connection, schema: &str) -> Result<bool, PgError> {
+    for attempt in 0..TRIES {
+        if attempt > 0 {
+            sleep(BETWEEN).await;
+        }
+        let row = connection.row("select pg_try_advisory_lock($1, hashtext($2))", &[&ALONE, &schema]).await?;
+        if row.map_or(Ok(false), |row| facts::get(&row, 0))? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Runs a read on a connection of the pool.
+macro_rules! reading {
+    ($self:ident, $connection:ident => $work:expr) => {
+        Box::pin(async move {
+            let $connection = $self.pool.lease().await?;
+            let found = $work.await;
+            $connection.done(found)
+        })
+    };
+}
+
+impl Keystore for PostgresKeystore {
+    fn resolve(&self, ids: Vec<ExternalId>) -> BoxFuture<'_, Result<Vec<Resolved>, KeystoreError>> {
+        reading!(self, connection => fetch::resolve(&connection, &self.shared.tools, &ids))
+    }
+
+    fn resolve_natural(&self, keys: Vec<NaturalKey>) -> BoxFuture<'_, Result<Vec<Resolved>, KeystoreError>> {
+        reading!(self, connection => fetch::resolve_natural(&connection, &self.shared.tools, &keys))
+    }
+
+    fn ensure(&self, wants: Vec<Want>) -> BoxFuture<'_, Result<Vec<Granted>, KeystoreError>> {
+        Box::pin(self.ask(|reply| Request::Ensure(wants, reply)))
+    }
+
+    fn fetch(&self, ids: Vec<DekId>) -> BoxFuture<'_, Result<Vec<Fetched>, KeystoreError>> {
+        reading!(self, connection => fetch::fetch(&connection, &self.shared.tools, &self.shared.keks, &ids))
+    }
+
+    fn external_ids(&self, subjects: Vec<SubjectRef>) -> BoxFuture<'_, Result<Vec<Option<ExternalId>>, KeystoreError>> {
+        reading!(self, connection => {
+            fetch::external_ids(&connection, &self.shared.tools, &self.shared.keks, &subjects)
+        })
+    }
+
+    fn destroy(&self, order: DestroyOrder) -> BoxFuture<'_, Result<Destruction, KeystoreError>> {
+        Box::pin(self.ask(|reply| Request::Destroy(order, reply)))
+    }
+
+    fn wash(&self) -> BoxFuture<'_, Result<WashReport, KeystoreError>> {
+        Box::pin(self.ask(Request::Wash))
+    }
+
+    fn reauthorize(
+        &self,
+        subject: SubjectKey,
+        purposes: Vec<Purpose>,
+    ) -> BoxFuture<'_, Result<Option<SubjectRef>, KeystoreError>> {
+        Box::pin(self.ask(|reply| Request::Reauthorize(subject, purposes, reply)))
+    }
+
+    fn stats(&self) -> BoxFuture<'_, Result<KeystoreStats, KeystoreError>> {
+        reading!(self, connection => fetch::stats(&connection, self.shared.tools.keyring.epoch()))
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            // A wash that fails here is repeated by the next start's erasure worker; closing goes on.
+            let _ = self.ask(Request::Close).await;
+            self.pool.close().await;
+        })
+    }
+}
+
+type Reply<T> = oneshot::Sender<Result<T, KeystoreError>>;
+
+enum Request {
+    Ensure(Vec<Want>, Reply<Vec<Granted>>),
+    Destroy(DestroyOrder, Reply<Destruction>),
+    Reauthorize(SubjectKey, Vec<Purpose>, Reply<Option<SubjectRef>>),
+    Wash(Reply<WashReport>),
+    Close(Reply<()>),
+}
+
+/// Who waits for the outcome of a piece of work.
+enum Waiting {
+    Granted(Reply<Vec<Granted>>),
+    Reauthorized(Reply<Option<SubjectRef>>),
+}
+
+/// Everything the task owns.
+struct Engine {
+    connector: Arc<Connector>,
+    connection: Option<Connection>,
+    shared: Arc<Shared>,
+    /// Something may have been destroyed since the last wash.
+    dirty: bool,
+}
+
+impl Engine {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Request>) {
+        let mut requests = Vec::with_capacity(BATCH);
+        while inbox.recv_many(&mut requests, BATCH).await > 0 {
+            let (mut work, mut waiting, mut orders) = (Vec::new(), Vec::new(), Vec::new());
+            let (mut washes, mut closes) = (Vec::new(), Vec::new());
+            for request in requests.drain(..) {
+                match request {
+                    Request::Ensure(wants, reply) => {
+                        work.push(Work::Ensure(wants));
+                        waiting.push(Waiting::Granted(reply));
+                    }
+                    Request::Reauthorize(subject, purposes, reply) => {
+                        work.push(Work::Reauthorize(subject, purposes));
+                        waiting.push(Waiting::Reauthorized(reply));
+                    }
+                    Request::Destroy(order, reply) => orders.push((order, reply)),
+                    Request::Wash(reply) => washes.push(reply),
+                    Request::Close(reply) => closes.push(reply),
+                }
+            }
+            if !work.is_empty() {
+                self.make(&work, waiting).await;
+            }
+            for (order, reply) in orders {
+                let _ = reply.send(self.destroy(&order).await);
+            }
+            // After the work: one wash covers every destruction that was waiting before it.
+            if !washes.is_empty() || !closes.is_empty() {
+                let report = self.wash().await;
+                for reply in washes {
+                    let _ = reply.send(report.clone());
+                }
+            }
+            if !closes.is_empty() {
+                inbox.close();
+                self.connection = None;
+                for reply in closes {
+                    let _ = reply.send(Ok(()));
+                }
+                return;
+            }
+        }
+    }
+
+    /// The connection, with the lock. A connection that broke gave the lock up: another process may have it now.
+    async fn connection(&mut self) -> Result<Connection, KeystoreError> {
+        if let Some(connection) = self.connection.take().filter(|connection| !connection.is_closed()) {
+            return Ok(connection);
+        }
+        let connection = self.connector.connect_patiently().await?;
+        if alone(&connection, self.connector.target().schema()).await? {
+            return Ok(connection);
+        }
+        Err(KeystoreError::Unavailable { reason: "another process has the keystore open" })
+    }
+
+    async fn make(&mut self, work: &[Work], waiting: Vec<Waiting>) {
+        let mut made = self.try_to_make(work).await;
+        // Another transaction was in the way, or the connection broke while nobody used it. To find or make again is
+        // the same, whether or not it was made.
+        if made.is_err() {
+            made = self.try_to_make(work).await;
+        }
+        match made {
+            Ok(answers) => {
+                for (waiting, answer) in waiting.into_iter().zip(answers) {
+                    waiting.answer(answer);
+                }
+            }
+            Err(error) => waiting.into_iter().for_each(|waiting| waiting.answer(Err(error.clone()))),
+        }
+    }
+
+    async fn try_to_make(&mut self, work: &[Work]) -> Result<write::Answers, KeystoreError> {
+        let connection = self.connection().await?;
+        let shared = &self.shared;
+        // A connection on which something failed is dropped, and its transaction with it.
+        let answers = write::make(&connection, &shared.tools, &shared.keks, work).await?;
+        self.connection = Some(connection);
+        Ok(answers)
+    }
+
+    async fn destroy(&mut self, order: &DestroyOrder) -> Result<Destruction, KeystoreError> {
+        self.dirty = true;
+        let mut tries = 2;
+        loop {
+            tries -= 1;
+            let connection = self.connection().await?;
+            match destroy::destroy(&connection, &self.shared.tools, &self.shared.keks, order).await {
+                Ok(done) => {
+                    self.connection = Some(connection);
+                    return Ok(done);
+                }
+                // An order may be repeated whether or not it was carried out.
+                Err(KeystoreError::Unavailable { .. }) if tries > 0 => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn wash(&mut self) -> Result<WashReport, KeystoreError> {
+        if !self.dirty {
+            return Ok(WashReport { bytes: 0, incomplete: false });
+        }
+        let connection = self.connection().await?;
+        let report = wash::wash(&connection).await?;
+        self.connection = Some(connection);
+        self.dirty = report.incomplete;
+        Ok(report)
+    }
+}
+
+impl Waiting {
+    /// A caller that went away is no error: its work stays done.
+    fn answer(self, answer: Result<Outcome, KeystoreError>) {
+        match (self, answer) {
+            (Self::Granted(reply), Ok(Outcome::Granted(granted))) => drop(reply.send(Ok(granted))),
+            (Self::Reauthorized(reply), Ok(Outcome::Reauthorized(subject))) => drop(reply.send(Ok(subject))),
+            (Self::Granted(reply), Err(error)) => drop(reply.send(Err(error))),
+            (Self::Reauthorized(reply), Err(error)) => drop(reply.send(Err(error))),
+            // Outcomes come in the order of the work, and each kind has its own.
+            (Self::Granted(reply), Ok(_)) => drop(reply.send(Err(CLOSED))),
+            (Self::Reauthorized(reply), Ok(_)) => drop(reply.send(Err(CLOSED))),
+        }
+    }
+}
