@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::io::{self, Write};
 
 use serde_json::{Map, Value};
 
@@ -14,6 +13,7 @@ use super::{CodeError, CodeValue};
 use crate::projection::apply::{self, Change, Outcome};
 use crate::projection::cell::{Cell, Content};
 use crate::projection::definition::{Column, ColumnSource, ColumnType, Definition, Kind, Operation};
+use crate::projection::expression::Counter;
 use crate::projection::row::{Row, RowKey};
 use crate::projection::verbs;
 use crate::projection::view::EventView;
@@ -316,18 +316,4 @@ fn levels(value: &Value, left: usize) -> bool {
             Value::Object(members) => members.values().all(|item| levels(item, left - 1)),
             _ => true,
         }
-}
-
-/// Counts bytes, up to the limit.
-struct Counter(usize);
-
-impl Write for Counter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0 = self.0.checked_sub(bytes.len()).ok_or(io::ErrorKind::FileTooLarge)?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }

@@ -210,7 +210,7 @@ fn object(map: &cel::objects::Map) -> Result<Value, EvalError> {
 }
 
 /// Counts bytes, up to the limit.
-struct Counter(usize);
+pub struct Counter(pub usize);
 
 impl Write for Counter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

@@ -43,6 +43,7 @@ use cel::{Context, IdedExpr};
 use regex::Regex;
 use serde_json::Value;
 
+pub(super) use convert::Counter;
 use convert::Needs;
 use reads::Path;
 pub use resolve::{MOST_DEPTH, MOST_NODES};
