@@ -273,3 +273,20 @@ fn tests_run_on_servers_that_are_gone_afterwards() {
     let left: Vec<_> = std::fs::read_dir(&temporary).unwrap().flatten().map(|entry| entry.path()).collect();
     assert!(left.is_empty(), "{left:?}");
 }
+
+#[test]
+fn every_example_system_is_applied_to_one_server() {
+    let shop = Shop::open();
+    let systems = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/systems");
+    let mut found: Vec<_> = std::fs::read_dir(systems).unwrap().map(|entry| entry.unwrap().path()).collect();
+    found.retain(|path| path.is_dir());
+    found.sort();
+    assert!(found.len() >= 5);
+    for path in found {
+        let path = path.to_str().unwrap();
+        let first = plans(&shop.run(&["apply", "-f", path]));
+        assert!(first.iter().any(|plan| plan.starts_with("projection") && plan.ends_with("create")), "{first:?}");
+        let again = plans(&shop.run(&["apply", "-f", path]));
+        assert!(again.iter().all(|plan| plan.ends_with("unchanged")), "{again:?}");
+    }
+}

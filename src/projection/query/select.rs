@@ -50,12 +50,15 @@ impl Run<'_> {
         let mut page = Page::default();
         let mut bytes = 0;
         let options = &self.reader.options;
+        // An index finds little else than what is looked for; whatever finds more looks further each time.
+        let mut chunk = self.plan.limit + 1;
         loop {
             let left = (self.plan.limit + 1).saturating_sub(page.rows.len());
             let plan = self.plan;
             let filtered = plan.query.filter.is_some() || plan.window.is_some() || plan.before.is_some();
-            let chunk = if filtered { options.chunk } else { left.min(options.chunk) };
-            let Some(rows) = candidates.next(chunk).await? else { return Ok(page) };
+            let wanted = if filtered { chunk } else { left };
+            let Some(rows) = candidates.next(wanted.min(options.chunk)).await? else { return Ok(page) };
+            chunk = (2 * chunk).max(64);
             for row in self.matching(rows, &mut page).await? {
                 let full = page.rows.len() == self.plan.limit || bytes + row.size > options.max_bytes;
                 if full && !page.rows.is_empty() {

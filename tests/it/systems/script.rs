@@ -186,7 +186,7 @@ fn lines(answer: &Answer) -> String {
 
 /// Whether expected answers are written instead of compared.
 pub fn blessing() -> bool {
-    std::env::var_os("OUBLIETTE_BLESS").is_some()
+    std::env::var_os("TESTS_BLESS").is_some()
 }
 
 fn schemas(dir: &Path) -> BTreeMap<String, Value> {
