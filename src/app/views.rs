@@ -3,6 +3,7 @@
 //! Owns: what they are made of and the order in which they end. Must not know: HTTP.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{Mutex, broadcast, watch};
 use tokio::task::JoinHandle;
@@ -22,6 +23,9 @@ use crate::secret::Entropy;
 
 /// How many changes of rows a live reader may be behind before it begins anew.
 const CHANGES: usize = 1024;
+
+/// How long the server waits for projections before it listens.
+const LONGEST_BEGINNING: Duration = Duration::from_secs(5);
 
 /// What is derived.
 pub(super) struct Views {
@@ -70,6 +74,7 @@ impl Views {
             tokio::spawn(Arc::clone(&projections).run(ending.subscribe())),
             tokio::spawn(snapshotter.run(ending.subscribe())),
         ];
+        projections.begun(LONGEST_BEGINNING).await;
         Ok(Self { projections, rows, folds, guard, tasks: ViewTasks { ending, running: Mutex::new(running) } })
     }
 }

@@ -19,7 +19,7 @@ pub mod work;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
@@ -122,6 +122,21 @@ impl Projections {
     /// The definitions in force.
     pub fn definitions(&self) -> &Arc<Definitions> {
         &self.definitions
+    }
+
+    /// Returns when everything defined is there, or after a while: whoever asks right after a start is not told that a
+    /// projection does not exist.
+    pub async fn begun(&self, within: Duration) {
+        let all = self.definitions.all();
+        let rows = || all.iter().filter(|defined| matches!(defined.current.kind, Kind::Rows { .. }));
+        let there = async || {
+            let running = self.running.lock().await;
+            rows().all(|defined| running.contains_key(defined.current.name.as_str()))
+        };
+        let began = Instant::now();
+        while !there().await && began.elapsed() < within {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Runs until told to stop: starts what is defined, swaps what has caught up, removes what is not wanted any more.
