@@ -325,7 +325,7 @@ async fn no_event_lands_after_a_forget() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a minute"]
+#[ignore = "the long tier: a minute; 200 forgets are in the short one"]
 async fn no_event_lands_after_two_thousand_forgets() {
     appends_race_with_forgets(2000).await;
 }

@@ -41,7 +41,6 @@ async fn a_bank_card() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "states of folds are not served yet"]
 async fn the_balance_of_a_bank_card() {
     check("card_balance").await;
 }
