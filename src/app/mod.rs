@@ -194,8 +194,8 @@ pub struct App {
     access: Arc<AccessLog>,
     view_tasks: ViewTasks,
     tasks: Vec<JoinHandle<()>>,
-    /// Held open for its lock.
-    _lock: File,
+    /// Locked while the stores are open.
+    lock: File,
 }
 
 impl App {
@@ -283,7 +283,7 @@ impl App {
             access,
             view_tasks: views.tasks,
             tasks: vec![flush_task, worker_task, writer_task],
-            _lock: lock,
+            lock,
         };
         Ok((Arc::new(app), first))
     }
@@ -312,6 +312,10 @@ impl App {
         }
         self.log.close().await;
         self.keys.keystore().close().await;
+        // Not left to the file's closing: a child process that is just being started holds a copy of it.
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(kind = ?error.kind(), "the directory stays locked until this process ends");
+        }
     }
 }
 
