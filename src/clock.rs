@@ -1,10 +1,13 @@
 //! Time as an argument.
 //!
-//! Owns: the only call to the system's clock. Must not know: what the time is used for. No safety property rests on
-//! the wall clock; order comes from positions.
+//! Owns: the only calls to the system's clocks. Must not know: what the time is used for. No safety property rests on
+//! the wall clock: order comes from positions, and leases are counted on a clock that nobody sets and that goes on while
+//! the machine is suspended.
 
+use std::ops::Add;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
@@ -58,6 +61,51 @@ impl Clock {
     }
 }
 
+/// A moment on the clock that leases are counted on: time since the machine was started, including suspension
+/// (`CLOCK_BOOTTIME`; Rust's `Instant` stops while a machine is suspended). Never compared between machines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Boottime(Duration);
+
+impl Boottime {
+    /// Before every other moment.
+    pub const ZERO: Self = Self(Duration::ZERO);
+    /// After every other moment.
+    pub const NEVER: Self = Self(Duration::MAX);
+
+    /// The present moment.
+    pub fn now() -> Self {
+        #[cfg(target_os = "linux")]
+        const ID: rustix::time::ClockId = rustix::time::ClockId::Boottime;
+        #[cfg(not(target_os = "linux"))]
+        const ID: rustix::time::ClockId = rustix::time::ClockId::Monotonic;
+        let now = rustix::time::clock_gettime(ID);
+        Self(Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec as u32))
+    }
+
+    /// A moment from a distance to the clock's beginning, for models and tests.
+    pub const fn at(since_start: Duration) -> Self {
+        Self(since_start)
+    }
+
+    /// How long it is since an earlier moment; zero when it is not earlier.
+    pub fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// How long it is until a later moment; zero when it is not later.
+    pub fn until(self, later: Self) -> Duration {
+        later.since(self)
+    }
+}
+
+impl Add<Duration> for Boottime {
+    type Output = Self;
+
+    fn add(self, more: Duration) -> Self {
+        Self(self.0.saturating_add(more))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,5 +123,15 @@ mod tests {
         let clock = Clock::manual(Millis(5));
         clock.advance(10);
         assert_eq!(clock.now(), Millis(15));
+    }
+
+    #[test]
+    fn the_clock_of_leases_moves_forward() {
+        let one = Boottime::now();
+        std::thread::sleep(Duration::from_millis(2));
+        let two = Boottime::now();
+        assert!(two.since(one) >= Duration::from_millis(2) && one.since(two) == Duration::ZERO);
+        assert_eq!((one + Duration::from_secs(5)).since(one), Duration::from_secs(5));
+        assert!(Boottime::NEVER + Duration::from_secs(1) == Boottime::NEVER && Boottime::ZERO < one);
     }
 }

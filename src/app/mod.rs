@@ -15,10 +15,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::append::Appender;
+use crate::append::{Appender, Decided};
 use crate::append::writer::{self, Writer};
 use crate::audit::checkpoint::CheckpointKey;
-use crate::audit::{Record, RecordError, Recorder, ReplayError};
+use crate::audit::{Decisions, FollowingLog, Record, RecordError, Recorder, ReplayError};
 use crate::auth::{self, ApiKeys, Grant, PurposeGrant, Role};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -30,6 +30,7 @@ use crate::event::StoreId;
 use crate::eventlog::EventLog;
 use crate::keystore::keyring::{Keyring, KeyringError};
 use crate::keystore::lease::Leases;
+use crate::keystore::member;
 use crate::keystore::{CachedKeystore, KeyCache, Keystore, KeystoreError, KeystoreOpenError, ServiceKeys};
 use crate::projection::code::Codes;
 use crate::projection::definitions::Definitions;
@@ -235,13 +236,20 @@ impl App {
         }
         let standing = recovery::level(stores.log.as_ref(), keystore.as_ref(), &stores.keyring).await?;
         let level = Arc::new(AtomicBool::new(announce(standing)));
-        let paths = Paths::lay(&config, &clock, &entropy, &stores, keystore, level)?;
-
         let api_keys = Arc::new(ApiKeys::default());
         let definitions = Arc::new(Definitions::default());
-        let folds = (Arc::clone(&paths.registry), Arc::clone(&api_keys), Arc::clone(&definitions));
-        let (log, appender) = (Arc::clone(&paths.log), paths.appender.clone());
-        let recorder = Recorder::replay(log, appender, folds.0, folds.1, folds.2).await?;
+        let registry = Arc::new(Registry::new(registry_options(&config)));
+        let folds = (Arc::clone(&registry), Arc::clone(&api_keys), Arc::clone(&definitions));
+        let decisions = Decisions::replay(Arc::clone(&stores.log), folds.0, folds.1, folds.2).await?;
+        let among = keystore.nodes().is_some().then(|| Arc::clone(&decisions));
+        let paths = Paths::lay(&config, &clock, &entropy, &stores, keystore, (level, registry, among.clone()))?;
+        let mut others = Vec::new();
+        if let Some(decisions) = &among {
+            others.push(tokio::spawn(Arc::clone(decisions).follow()));
+            let (keys, leases) = (Arc::clone(&paths.keys), Arc::clone(&paths.leases));
+            others.push(tokio::spawn(member::take_part(keys, leases, clock.clone(), name_of(&config))));
+        }
+        let recorder = Recorder::new(decisions, paths.appender.clone(), among.is_some());
         first.admin_key = first_key(&config, &recorder, &api_keys).await?;
         let checkpoint = checkpoint_key(&stores.keyring, stores.store)?;
         let tables = projection_tables(&config, &places, stores.store).await?;
@@ -282,7 +290,7 @@ impl App {
             stopping: watch::Sender::new(false),
             access,
             view_tasks: views.tasks,
-            tasks: vec![flush_task, worker_task, writer_task],
+            tasks: others.into_iter().chain([flush_task, worker_task, writer_task]).collect(),
             lock,
         };
         Ok((Arc::new(app), first))
@@ -303,14 +311,15 @@ impl App {
     pub async fn stop(&self) {
         self.view_tasks.end(&self.projections).await;
         let _ = self.access.flush(self.clock.now(), true).await;
-        for task in &self.tasks[..2] {
-            // The worker may be stopped anywhere: it resumes from the log.
+        // All but the writer. The worker may be stopped anywhere: it resumes from the log.
+        for task in &self.tasks[..self.tasks.len() - 1] {
             task.abort();
         }
         while self.writer.waiting() > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         self.log.close().await;
+        self.keys.cache().clear();
         self.keys.keystore().close().await;
         // Not left to the file's closing: a child process that is just being started holds a copy of it.
         if let Err(error) = self.lock.unlock() {
@@ -341,14 +350,16 @@ impl Paths {
         entropy: &Arc<Entropy>,
         stores: &Stores,
         keystore: Arc<dyn Keystore>,
-        level: Arc<AtomicBool>,
+        (level, registry, among): (Arc<AtomicBool>, Arc<Registry>, Option<Arc<Decisions>>),
     ) -> Result<Self, StartError> {
-        let log = Arc::clone(&stores.log);
+        let log: Arc<dyn EventLog> = match &among {
+            Some(decisions) => Arc::new(FollowingLog::new(Arc::clone(&stores.log), Arc::clone(decisions))),
+            None => Arc::clone(&stores.log),
+        };
         let options = writer::Options { queue: config.limits.writer_queue, batch: config.limits.batch_jobs };
         let (queue, writer_task) = Writer::start(Arc::clone(&log), options);
         let keys = Arc::new(CachedKeystore::new(keystore, KeyCache::new(config.key_cache)?));
         let leases = Arc::new(Leases::new(config.lease));
-        let registry = Arc::new(Registry::new(registry_options(config)));
         let access = Arc::new(AccessLog::new(queue.clone()));
         let appender = Appender::new(
             Arc::clone(&registry),
@@ -357,7 +368,8 @@ impl Paths {
             queue.clone(),
             clock.clone(),
             Arc::clone(&level),
-        );
+        )
+        .following(among.map(|decisions| decisions as Arc<dyn Decided>));
         let read = read::Parts {
             log: Arc::clone(&log),
             keys: Arc::clone(&keys),
@@ -370,6 +382,12 @@ impl Paths {
         let reader = Reader::new(read.clone(), stores.store);
         Ok(Self { log, keys, leases, registry, access, appender, reader, read, level, queue, writer_task })
     }
+}
+
+/// What this process is called among others, for people only.
+fn name_of(config: &Config) -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{} {}", host.trim(), config.listen).trim().to_owned()
 }
 
 /// The origin names the store; a host name of the operator's can replace `oubliette.invalid` one day.

@@ -9,6 +9,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use futures_util::future::BoxFuture;
+
 use crate::clock::{Clock, Millis};
 use crate::crash;
 use crate::event::{EventId, EventType, ExpectedRevision, NewEvent, StreamName, SubjectKey};
@@ -21,7 +23,7 @@ use crate::secret::EntropyError;
 use writer::{SubmitError, Writer};
 
 /// Events for one stream, as a caller hands them in.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct StreamDraft {
     /// The stream.
     pub stream: StreamName,
@@ -32,7 +34,7 @@ pub struct StreamDraft {
 }
 
 /// One append request: all of it or nothing.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct AppendRequest {
     /// Per stream; streams are distinct.
     pub appends: Vec<StreamDraft>,
@@ -92,6 +94,18 @@ impl From<EntropyError> for AppendError {
     }
 }
 
+/// Decisions that appends rest on, where other processes decide too.
+pub trait Decided: Send + Sync {
+    /// What must hold in the append's transaction if nothing was decided that is not known here.
+    fn conditions(&self) -> Vec<Condition>;
+
+    /// Learns what was decided elsewhere; whether that was possible.
+    fn refresh(&self) -> BoxFuture<'_, bool>;
+}
+
+/// Times an append is made anew because something was decided elsewhere meanwhile.
+const TRIES: usize = 5;
+
 /// Appends events.
 #[derive(Clone)]
 pub struct Appender {
@@ -101,6 +115,7 @@ pub struct Appender {
     writer: Writer,
     clock: Clock,
     level: Arc<AtomicBool>,
+    decided: Option<Arc<dyn Decided>>,
 }
 
 impl Appender {
@@ -113,7 +128,13 @@ impl Appender {
         clock: Clock,
         level: Arc<AtomicBool>,
     ) -> Self {
-        Self { registry, keys, sealer, writer, clock, level }
+        Self { registry, keys, sealer, writer, clock, level, decided: None }
+    }
+
+    /// The same, where other processes make decisions too.
+    #[must_use]
+    pub fn following(self, decided: Option<Arc<dyn Decided>>) -> Self {
+        Self { decided, ..self }
     }
 
     /// Appends a caller's events.
@@ -121,6 +142,25 @@ impl Appender {
     /// # Errors
     /// [`AppendError`].
     pub async fn append(&self, request: AppendRequest) -> Result<AppendDone, AppendError> {
+        let Some(decided) = &self.decided else { return self.append_once(request).await };
+        let own = request.conditions.len();
+        for _ in 0..TRIES {
+            // Before anything is looked up in the registry: what is decided after this line makes the log refuse.
+            let mut attempt = request.clone();
+            attempt.conditions.extend(decided.conditions());
+            match self.append_once(attempt).await {
+                Err(AppendError::Refused(Refused::Condition { index })) if index >= own => {
+                    if !decided.refresh().await {
+                        break;
+                    }
+                }
+                done => return done,
+            }
+        }
+        Err(AppendError::Submit(SubmitError::Busy))
+    }
+
+    async fn append_once(&self, request: AppendRequest) -> Result<AppendDone, AppendError> {
         let now = self.clock.now();
         let mut findings = Vec::new();
         let prepared = self.prepare(request.appends, &mut findings)?;

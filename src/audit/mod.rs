@@ -1,22 +1,25 @@
 //! The record of decisions: who issued a key, registered a schema, changed a category.
 //!
-//! Owns: the system streams `$api-keys`, `$schemas` and `$projections`, whose events are these records, and their replay
-//! at start-up.
+//! Owns: the system streams `$api-keys`, `$schemas` and `$projections`, whose events are these records.
 //! There is no second audit table: the event log says it, the Merkle tree proves it. Must not know: HTTP, personal data.
 
 pub mod checkpoint;
+mod decisions;
+mod following;
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
+
+pub use decisions::Decisions;
+pub use following::FollowingLog;
 
 use crate::append::{AppendError, Appender};
-use crate::auth::{ApiKeyRecord, ApiKeys};
-use crate::event::{EventType, ExpectedRevision, Revision, StreamName};
-use crate::eventlog::{Direction, EventLog, Filter, ReadError, ReadQuery, Refused};
-use crate::projection::definitions::{Definitions, ProjectionRecord};
-use crate::schema::{Registry, RegistryRecord, Violation};
+use crate::auth::ApiKeyRecord;
+use crate::event::{EventType, ExpectedRevision};
+use crate::eventlog::{ReadError, Refused};
+use crate::projection::definitions::ProjectionRecord;
+use crate::schema::{RegistryRecord, Violation};
 
 /// A recorded decision.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -58,77 +61,41 @@ pub enum ReplayError {
     },
 }
 
-/// Records decisions and keeps their folds.
+/// Records decisions.
 pub struct Recorder {
-    log: Arc<dyn EventLog>,
+    decisions: Arc<Decisions>,
     appender: Appender,
-    registry: Arc<Registry>,
-    keys: Arc<ApiKeys>,
-    projections: Arc<Definitions>,
-    /// Last revision of each stream; held while a record is written, so that folds change in log order.
-    revisions: Mutex<Revisions>,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Revisions {
-    keys: Option<Revision>,
-    schemas: Option<Revision>,
-    projections: Option<Revision>,
+    /// Whether other processes decide too: then what they decided is looked at first.
+    shared: bool,
 }
 
 impl Recorder {
-    /// A recorder whose folds have seen everything in the log.
-    ///
-    /// # Errors
-    /// [`ReplayError`].
-    pub async fn replay(
-        log: Arc<dyn EventLog>,
-        appender: Appender,
-        registry: Arc<Registry>,
-        keys: Arc<ApiKeys>,
-        projections: Arc<Definitions>,
-    ) -> Result<Self, ReplayError> {
-        let recorder = Self { log, appender, registry, keys, projections, revisions: Mutex::default() };
-        recorder.catch_up(&mut *recorder.revisions.lock().await).await?;
-        Ok(recorder)
+    /// A recorder on top of what is in force.
+    pub fn new(decisions: Arc<Decisions>, appender: Appender, shared: bool) -> Self {
+        Self { decisions, appender, shared }
     }
 
-    /// Folds what the log has beyond `revisions`.
-    async fn catch_up(&self, revisions: &mut Revisions) -> Result<(), ReplayError> {
-        let log = self.log.as_ref();
-        revisions.keys = replay_stream(log, keys_stream(), revisions.keys, |record| match record {
-            Record::ApiKey(record) => {
-                self.keys.apply(&record);
-                true
-            }
-            Record::Schema(_) | Record::Projection(_) => false,
-        })
-        .await?;
-        revisions.schemas = replay_stream(log, schemas_stream(), revisions.schemas, |record| match record {
-            Record::Schema(record) => self.registry.apply(&record).is_ok(),
-            Record::ApiKey(_) | Record::Projection(_) => false,
-        })
-        .await?;
-        revisions.projections =
-            replay_stream(log, projections_stream(), revisions.projections, |record| match record {
-                Record::Projection(record) => self.projections.apply(&record),
-                Record::ApiKey(_) | Record::Schema(_) => false,
-            })
-            .await?;
-        Ok(())
+    /// What is in force.
+    pub fn decisions(&self) -> &Arc<Decisions> {
+        &self.decisions
     }
 
-    /// Records a decision durably, then applies it. `check` runs with nothing else changing.
+    /// Records a decision durably, then applies it. `decide` runs with nothing else changing.
     ///
     /// # Errors
-    /// Whatever `check` says, or [`RecordError`]; then nothing changed.
+    /// Whatever `decide` says, or [`RecordError`]; then nothing changed.
     pub async fn record<E: From<RecordError>>(&self, decide: impl FnOnce() -> Result<Record, E>) -> Result<(), E> {
-        let mut revisions = self.revisions.lock().await;
+        let mut revisions = self.decisions.lock().await;
+        if self.shared
+            && let Err(error) = self.decisions.advance(&mut revisions).await
+        {
+            tracing::warn!(error = %error, "decisions of other processes cannot be read; the log will say if there are any");
+        }
         let record = decide()?;
         let (stream, last) = match &record {
-            Record::ApiKey(_) => (keys_stream(), &mut revisions.keys),
-            Record::Schema(_) => (schemas_stream(), &mut revisions.schemas),
-            Record::Projection(_) => (projections_stream(), &mut revisions.projections),
+            Record::ApiKey(_) => (decisions::keys_stream(), &mut revisions.keys),
+            Record::Schema(_) => (decisions::schemas_stream(), &mut revisions.schemas),
+            Record::Projection(_) => (decisions::projections_stream(), &mut revisions.projections),
         };
         let expected = last.map_or(ExpectedRevision::NoStream, ExpectedRevision::Exact);
         let data = serde_json::to_value(&record).expect("records are plain data");
@@ -140,7 +107,7 @@ impl Recorder {
             Err(error) => {
                 // It may have landed although the answer was lost, or another node may have been first: whatever the log
                 // has is in force, and the next decision is made on top of it.
-                if let Err(error) = self.catch_up(&mut revisions).await {
+                if let Err(error) = self.decisions.advance(&mut revisions).await {
                     tracing::error!(error = %error, "the record of decisions cannot be read again");
                 }
                 return Err(E::from(match error {
@@ -150,57 +117,12 @@ impl Recorder {
             }
         };
         *last = appended.streams.first().map(crate::eventlog::AppendedStream::last_revision);
-        match record {
-            Record::ApiKey(record) => self.keys.apply(&record),
-            Record::Schema(record) => self.registry.apply(&record).map_err(RecordError::Invalid)?,
-            Record::Projection(record) => drop(self.projections.apply(&record)),
+        if let Record::Schema(record) = &record {
+            self.decisions.apply_schema(record).map_err(RecordError::Invalid)?;
+        } else {
+            self.decisions.apply(&record);
         }
+        self.decisions.say(&revisions);
         Ok(())
     }
-}
-
-fn keys_stream() -> StreamName {
-    StreamName::parse_any("$api-keys").expect("a valid system name")
-}
-
-fn schemas_stream() -> StreamName {
-    StreamName::parse_any("$schemas").expect("a valid system name")
-}
-
-fn projections_stream() -> StreamName {
-    StreamName::parse_any("$projections").expect("a valid system name")
-}
-
-async fn replay_stream(
-    log: &dyn EventLog,
-    stream: StreamName,
-    seen: Option<Revision>,
-    mut apply: impl FnMut(Record) -> bool,
-) -> Result<Option<Revision>, ReplayError> {
-    let mut from = Some(seen.map_or(0, |revision| revision.0 + 1));
-    let mut last = seen;
-    while let Some(revision) = from {
-        let page = log
-            .read(ReadQuery {
-                stream: Some(stream.clone()),
-                from: Some(revision),
-                direction: Direction::Forward,
-                limit: 500,
-                max_bytes: 8 << 20,
-                until: None,
-                filter: Filter::default(),
-                system: true,
-            })
-            .await?;
-        for event in &page.events {
-            let position = event.position.0;
-            let record = serde_json::from_str(&event.public).map_err(|_| ReplayError::Corrupt { position })?;
-            if !apply(record) {
-                return Err(ReplayError::Corrupt { position });
-            }
-        }
-        last = page.last_revision.or(last);
-        from = page.next;
-    }
-    Ok(last)
 }

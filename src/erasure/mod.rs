@@ -7,6 +7,7 @@
 pub mod deadline;
 pub mod preview;
 pub mod recovery;
+mod release;
 pub mod requests;
 pub mod worker;
 
@@ -149,6 +150,13 @@ pub enum Fact {
         external_id_removed: bool,
         /// Bytes of the keystore's write-ahead log that were overwritten.
         washed_bytes: u64,
+        /// Whether the database refused a step of the wash: then its files may hold the destroyed bytes until the keys'
+        /// epoch ends.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        wash_incomplete: bool,
+        /// Processes that had to let go, and how each did.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        nodes: Vec<NodeRelease>,
     },
     /// Verification opened something.
     ErasureFailed {
@@ -172,6 +180,25 @@ pub enum Fact {
         /// API key.
         by: String,
     },
+}
+
+/// How a process came to hold nothing of a person any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRelease {
+    /// The process, a random number.
+    pub node: String,
+    /// How.
+    pub how: Release,
+}
+
+/// Ways to let go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Release {
+    /// It said so.
+    Acknowledged,
+    /// It did not answer until everything it may have held had expired.
+    LeaseExpired,
 }
 
 impl Fact {
@@ -226,6 +253,10 @@ pub struct Request {
     pub external_id_removed: bool,
     /// Bytes washed.
     pub washed_bytes: u64,
+    /// Whether the database refused a step of the wash.
+    pub wash_incomplete: bool,
+    /// Processes that had to let go.
+    pub nodes: Vec<NodeRelease>,
     /// What verification found.
     pub verification: Option<Verification>,
     /// When each state was entered, in order.
@@ -267,7 +298,12 @@ pub fn next(
             request.decided_by = Some(by.clone());
             Status::Cancelled
         }
-        (Status::Fenced | Status::Failed, Fact::KeysDestroyed { erasure, keys, external_id_removed, washed_bytes }) => {
+        (
+            Status::Fenced | Status::Failed,
+            Fact::KeysDestroyed { erasure, keys, external_id_removed, washed_bytes, wash_incomplete, nodes },
+        ) => {
+            request.wash_incomplete = *wash_incomplete;
+            request.nodes.clone_from(nodes);
             request.erasure = Some(*erasure);
             request.keys.clone_from(keys);
             request.external_id_removed = *external_id_removed;
@@ -313,6 +349,8 @@ fn open(id: &str, fact: &Fact, at: crate::clock::Millis) -> Result<Request, Inva
         keys: Vec::new(),
         external_id_removed: false,
         washed_bytes: 0,
+        wash_incomplete: false,
+        nodes: Vec::new(),
         verification: None,
         history: vec![(Status::Previewed, at)],
     })
@@ -347,7 +385,7 @@ mod tests {
             },
             Fact::ForgetRequestApproved { preview_digest: String::new(), by: "ak_2".into() },
             Fact::ErasureFenced { subject, purposes: None, request: "fr".into(), basis: "gdpr:A17-1-b".into() },
-            Fact::KeysDestroyed { erasure: 1, keys: vec![], external_id_removed: true, washed_bytes: 0 },
+            Fact::KeysDestroyed { erasure: 1, keys: vec![], external_id_removed: true, washed_bytes: 0, wash_incomplete: false, nodes: vec![] },
             Fact::ErasureFailed { verification },
             Fact::ErasureCompleted { verification },
             Fact::ForgetRequestRejected { ground: "gdpr:A17-3-b".into(), by: "ak_2".into() },

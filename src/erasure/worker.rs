@@ -4,6 +4,7 @@
 //! end is an event, so a crash anywhere resumes by folding the stream. The erasure record is the queue: entries are taken
 //! strictly in its order, because the keystore remembers only the last one it applied; those that wait are destroyed
 //! together and share one wash. A step that fails is retried with growing pauses; nothing is reported as done that is not.
+//! Where several processes run, one of them works at a time; two that both believe so do each other no harm.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,15 +13,22 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 use super::preview::walk;
+use super::release;
 use super::requests::{ForgetError, Requests};
 use super::{DestroyedKeyRecord, Fact, Request, Status, Verification, next};
+use crate::clock::Boottime;
 use crate::crash;
 use crate::event::{ExpectedRevision, Purpose, Revision, StoreId, SubjectRef};
 use crate::eventlog::{Effect, ErasureRow, EventLog, ReadError};
 use crate::keystore::keyring::Keyring;
+use crate::keystore::nodes::Duty;
 use crate::keystore::{Dek, DekId, DestroyOrder, Destruction, Fetched, Scope};
 use crate::sealing::{self, envelope};
 
+/// Between two looks at the erasure record, and at who leads, where other processes add to it.
+const LOOK: Duration = Duration::from_millis(50);
+/// How long nothing happening is believed.
+const IDLE: Duration = Duration::from_secs(2);
 /// Most requests that share one wash.
 const MOST_TOGETHER: usize = 64;
 /// First and longest pause before a retry.
@@ -35,6 +43,8 @@ pub struct Worker {
     progress: watch::Sender<u64>,
     /// Every entry of the erasure record up to this one is complete.
     complete: u64,
+    /// Whether the work was this process's, and when that was asked.
+    leading: Option<(bool, Boottime)>,
 }
 
 /// A request whose keys are being destroyed.
@@ -53,16 +63,21 @@ impl Worker {
         wake: Arc<Notify>,
         progress: watch::Sender<u64>,
     ) -> Self {
-        Self { requests, keyring, store, wake, progress, complete: 0 }
+        Self { requests, keyring, store, wake, progress, complete: 0, leading: None }
     }
 
     /// Works until the task is stopped, which may happen anywhere.
     pub async fn run(mut self) {
         let mut pause = PAUSES.0;
         loop {
+            if !self.leads().await {
+                self.something().await;
+                self.progress.send_modify(|tick| *tick += 1);
+                continue;
+            }
             let finished = match self.open().await {
                 Ok(open) if open.is_empty() => {
-                    self.wake.notified().await;
+                    self.something().await;
                     continue;
                 }
                 Ok(open) => self.advance(open).await,
@@ -78,6 +93,35 @@ impl Worker {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(PAUSES.1);
             }
+        }
+    }
+
+    /// Whether the work is this process's.
+    async fn leads(&mut self) -> bool {
+        let Some(nodes) = self.requests.keys.keystore().nodes() else { return true };
+        let now = Boottime::now();
+        if let Some((leading, asked)) = self.leading
+            && now.since(asked) < IDLE / 2
+        {
+            return leading;
+        }
+        // Nobody destroys anything while the keystore cannot be reached; the attempt says so.
+        let leading = nodes.lead(Duty::Erasure).await.unwrap_or(true);
+        self.leading = Some((leading, now));
+        leading
+    }
+
+    /// Returns when there may be something to do: told so here, or, where there are other processes, by the log.
+    async fn something(&self) {
+        if self.requests.keys.keystore().nodes().is_none() {
+            return self.wake.notified().await;
+        }
+        let mut head = self.requests.log.watch();
+        head.borrow_and_update();
+        tokio::select! {
+            () = self.wake.notified() => {}
+            _ = head.changed() => tokio::time::sleep(LOOK).await,
+            () = tokio::time::sleep(IDLE) => {}
         }
     }
 
@@ -141,6 +185,14 @@ impl Worker {
         let released = open.iter().map(|item| self.requests.leases.revoke(item.request.subject));
         futures_util::future::join_all(released).await;
         crash::point("forget.after-evict");
+        let released = match self.requests.keys.keystore().nodes() {
+            Some(nodes) => {
+                let last = destroyed.iter().map(|destruction| destruction.revocation).max().unwrap_or_default();
+                release::everywhere(nodes, last, Boottime::now()).await?
+            }
+            None => Vec::new(),
+        };
+        crash::point("forget.after-release");
         let washed = self.requests.keys.keystore().wash().await?;
         let mut destroyed = destroyed.into_iter();
         for item in open.iter_mut().filter(|item| item.request.status != Status::Verifying) {
@@ -151,6 +203,8 @@ impl Worker {
                 keys: destruction.keys.iter().map(key_record).collect(),
                 external_id_removed: destruction.external_id_removed,
                 washed_bytes: washed.bytes,
+                wash_incomplete: washed.incomplete,
+                nodes: released.clone(),
             };
             crash::point("forget.before-destroyed-event");
             self.step(item, fact, Vec::new()).await?;

@@ -436,6 +436,8 @@ fn render(request: &Request, caller: &Caller) -> Value {
                 "keys": request.keys,
                 "external_id_removed": request.external_id_removed,
                 "washed_bytes": request.washed_bytes,
+                "wash_incomplete": request.wash_incomplete,
+                "nodes": request.nodes,
             }),
         );
     }

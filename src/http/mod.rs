@@ -23,7 +23,7 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -160,7 +160,7 @@ async fn around(State(shell): State<Shell>, mut request: Request, next: Next) ->
             };
             let open = template.as_deref().is_some_and(|path| OPEN.contains(&path) || path.starts_with("/.well-known"));
             if !open {
-                match authenticate(app, &request, &id) {
+                match authenticate(app, request.headers(), &id).await {
                     Ok(caller) => drop(request.extensions_mut().insert(caller)),
                     Err(problem) => return problem.into_response(),
                 }
@@ -212,17 +212,23 @@ async fn within_time(app: &App, template: Option<&str>, answer: impl Future<Outp
     }
 }
 
-fn authenticate(app: &App, request: &Request, id: &str) -> Result<Caller, Problem> {
+async fn authenticate(app: &App, headers: &HeaderMap, id: &str) -> Result<Caller, Problem> {
     let refuse = || {
         Problem::new(StatusCode::UNAUTHORIZED, "unauthenticated", "A valid API key is needed: Authorization: Bearer …")
             .header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
     };
-    let mut values = request.headers().get_all(header::AUTHORIZATION).iter();
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
     // Of two keys neither is meant more than the other.
     let (Some(value), None) = (values.next(), values.next()) else { return Err(refuse()) };
     let value = value.to_str().ok();
     let secret = value.and_then(|text| text.strip_prefix("Bearer ")).ok_or_else(refuse)?;
-    let principal = app.api_keys.authenticate(secret.trim(), app.clock.now()).ok_or_else(refuse)?;
+    let mut principal = app.api_keys.authenticate(secret.trim(), app.clock.now());
+    if principal.is_none() && app.keys.keystore().nodes().is_some() {
+        // Another process may have issued it just now.
+        app.recorder.decisions().look_for_stranger().await;
+        principal = app.api_keys.authenticate(secret.trim(), app.clock.now());
+    }
+    let principal = principal.ok_or_else(refuse)?;
     Ok(Caller { principal, request: id.to_owned() })
 }
 

@@ -9,7 +9,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -25,6 +25,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Sleep;
 use tower::ServiceExt;
 
+use crate::clock::Boottime;
 use crate::config::Limits;
 use crate::keystore::lease::Lease;
 
@@ -92,7 +93,7 @@ impl SocketGuard {
         self.lock().iter().all(|lease| lease.check().is_ok())
     }
 
-    fn deadline(&self) -> Option<Instant> {
+    fn deadline(&self) -> Option<Boottime> {
         self.lock().iter().filter_map(Lease::deadline).min()
     }
 
@@ -191,7 +192,7 @@ impl GuardedSocket {
     /// What a write that cannot go on now means: to wait, but not beyond the first lease in the buffer.
     fn wait(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let Some(deadline) = self.guard.deadline() else { return Poll::Pending };
-        let patience = self.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
+        let patience = self.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(Boottime::now().until(deadline))));
         match patience.as_mut().poll(cx) {
             Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
             Poll::Pending => Poll::Pending,

@@ -1,7 +1,8 @@
 //! The key cache: keys of people in use, and the way from and to the caller's id.
 //!
 //! Owns: which keys stay in memory. Must not know: events, sockets, engines. Keeps its half of invariant 5: an answer
-//! that was asked for before a revocation is never cached after it, and an eviction removes at once, never lazily.
+//! that was asked for before a revocation is never cached after it, and an eviction removes at once, never lazily. Where
+//! other processes destroy keys too, nothing cached is used beyond the horizon up to which this process was told of it.
 
 use std::future::Future;
 use std::num::NonZeroUsize;
@@ -11,8 +12,9 @@ use lru::LruCache;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
+use crate::clock::Boottime;
 use crate::event::{ExternalId, NaturalKey, Purpose, SubjectKey, SubjectRef};
-use crate::keystore::{Dek, DekId, Fetched, Granted, Keystore, KeystoreError, Resolved, Scope, Want};
+use crate::keystore::{Dek, DekId, Fetched, Granted, Horizon, Keystore, KeystoreError, Resolved, Scope, Want};
 use crate::secret::{EntropyError, Secret32};
 
 const SHARDS: usize = 64;
@@ -90,6 +92,16 @@ impl KeyCache {
         if let Some(digest) = gone.and_then(|person| person.digest) {
             lock(&self.digests[shard_of_digest(&digest)]).pop(&digest);
         }
+    }
+
+    /// Removes everybody now; answers still under way will not be put in.
+    pub fn clear(&self) {
+        for shard in &self.people {
+            let mut shard = lock(shard);
+            shard.revocations += 1;
+            shard.people.clear();
+        }
+        self.digests.iter().for_each(|digests| lock(digests).clear());
     }
 
     /// How many people are cached.
@@ -199,12 +211,19 @@ impl KeyCache {
 pub struct CachedKeystore {
     inner: Arc<dyn Keystore>,
     cache: KeyCache,
+    horizon: Horizon,
 }
 
 impl CachedKeystore {
     /// Puts `cache` in front of `inner`.
     pub fn new(inner: Arc<dyn Keystore>, cache: KeyCache) -> Self {
-        Self { inner, cache }
+        let horizon = if inner.nodes().is_some() { Horizon::none() } else { Horizon::unlimited() };
+        Self { inner, cache, horizon }
+    }
+
+    /// Until when what is cached may be used.
+    pub fn horizon(&self) -> &Horizon {
+        &self.horizon
     }
 
     /// The keystore itself, for what is never cached: destruction, wash, counts.
@@ -322,12 +341,19 @@ impl CachedKeystore {
     where
         F: Future<Output = Result<Vec<A>, KeystoreError>>,
     {
+        // Beyond the horizon other processes may have destroyed what is here: nothing is used, and nothing put in.
+        let usable = self.horizon.allows(Boottime::now());
+        if !usable {
+            answers.iter_mut().for_each(|answer| *answer = None);
+        }
         let missing: Vec<Q> =
             questions.iter().zip(&answers).filter(|(_, answer)| answer.is_none()).map(|(q, _)| q.clone()).collect();
         if !missing.is_empty() {
             let ticket = self.cache.ticket();
             let fetched = ask(missing.clone()).await?;
-            missing.iter().zip(&fetched).for_each(|(question, answer)| keep(&ticket, question, answer));
+            if usable {
+                missing.iter().zip(&fetched).for_each(|(question, answer)| keep(&ticket, question, answer));
+            }
             let mut fetched = fetched.into_iter();
             answers.iter_mut().filter(|answer| answer.is_none()).for_each(|gap| *gap = fetched.next());
         }

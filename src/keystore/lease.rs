@@ -3,15 +3,17 @@
 //! Owns: who may still emit what they opened, and until when. Must not know: keys, events, sockets. Keeps its half of
 //! invariant 5: once a revocation has resolved, no response that opened the person's data will emit another byte. A
 //! reader takes its lease *before* it reads the fence: then it is either seen by the revocation, which comes after the
-//! fence, or it sees the fence itself. Only a monotonic clock is used.
+//! fence, or it sees the fence itself. Only a clock that nobody sets is used, and one that goes on while the machine is
+//! suspended: whoever waits for the end of a lease elsewhere does not know that this machine slept.
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use crate::clock::Boottime;
 use crate::event::SubjectRef;
 
 /// How long a response may emit what it opened, unless configured otherwise.
@@ -63,7 +65,7 @@ pub struct Lease {
 struct Held {
     book: Arc<Mutex<Book>>,
     id: u64,
-    deadline: Instant,
+    deadline: Boottime,
 }
 
 impl Leases {
@@ -79,7 +81,7 @@ impl Leases {
 
     /// A lease on known people that began at `now`, which must lie before the fence was read. Costs nothing when there
     /// are none.
-    pub fn open(&self, subjects: impl IntoIterator<Item = SubjectRef>, now: Instant) -> Lease {
+    pub fn open(&self, subjects: impl IntoIterator<Item = SubjectRef>, now: Boottime) -> Lease {
         let subjects: HashSet<_> = subjects.into_iter().collect();
         if subjects.is_empty() {
             return Lease { held: None };
@@ -90,7 +92,7 @@ impl Leases {
     /// A lease for a reader that does not know yet whom it will read of: it counts as holding everyone until
     /// [`Lease::narrow`]. To be taken before the snapshot with the fence is read.
     pub fn begin(&self) -> Lease {
-        self.enter(Holds::Everyone, tokio::time::Instant::now().into_std())
+        self.enter(Holds::Everyone, Boottime::now())
     }
 
     /// Revokes every lease that holds the person, at the time of the call. The future resolves when all of them have
@@ -126,7 +128,7 @@ impl Leases {
         lock(&self.book).open.len()
     }
 
-    fn enter(&self, holds: Holds, now: Instant) -> Lease {
+    fn enter(&self, holds: Holds, now: Boottime) -> Lease {
         let mut book = lock(&self.book);
         let id = book.next;
         book.next += 1;
@@ -173,8 +175,8 @@ impl Lease {
     /// [`LeaseLost`]: nothing more may leave.
     pub fn check(&self) -> Result<(), LeaseLost> {
         let Some(held) = &self.held else { return Ok(()) };
-        // Expiry first: it holds even if the book were lost. The runtime's clock is the monotonic one, or a test's.
-        if tokio::time::Instant::now().into_std() >= held.deadline {
+        // Expiry first: it holds even if the book were lost.
+        if Boottime::now() >= held.deadline {
             return Err(LeaseLost::Expired);
         }
         match lock(&held.book).open.get(&held.id) {
@@ -184,7 +186,7 @@ impl Lease {
     }
 
     /// When the lease expires; `None` when it holds nobody.
-    pub fn deadline(&self) -> Option<Instant> {
+    pub fn deadline(&self) -> Option<Boottime> {
         self.held.as_ref().map(|held| held.deadline)
     }
 }
@@ -211,8 +213,8 @@ mod tests {
     const BEN: SubjectRef = SubjectRef([2; 16]);
     const LONG: Duration = Duration::from_mins(10);
 
-    fn now() -> Instant {
-        Instant::now()
+    fn now() -> Boottime {
+        Boottime::now()
     }
 
     #[tokio::test]
@@ -272,7 +274,7 @@ mod tests {
         let unrevoked = leases.open([BEN], now());
         let started = now();
         leases.revoke(ADA).await;
-        assert!(started.elapsed() >= Duration::from_millis(30));
+        assert!(now().since(started) >= Duration::from_millis(30));
         assert_eq!(stuck.check(), Err(LeaseLost::Expired));
         assert_eq!(unrevoked.check(), Err(LeaseLost::Expired));
     }

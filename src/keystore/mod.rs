@@ -12,6 +12,8 @@ pub mod postgres;
 pub mod sqlite;
 pub mod cache;
 pub mod lease;
+pub mod member;
+pub mod nodes;
 
 use std::sync::Arc;
 
@@ -21,6 +23,7 @@ use sha2::Sha256;
 
 pub use cache::{CachedKeystore, KeyCache};
 pub use lease::{Lease, LeaseLost, Leases};
+pub use nodes::{Horizon, Nodes};
 pub use opening::{KeystoreOpenError, ServiceKeys};
 
 use crate::clock::Millis;
@@ -195,6 +198,8 @@ pub struct Destruction {
     pub keys: Vec<DestroyedKey>,
     /// Whether an external id was removed from the map.
     pub external_id_removed: bool,
+    /// Number of the revocation that tells other processes; 0 where there are none. Another one when an order is repeated.
+    pub revocation: u64,
 }
 
 /// One destroyed key.
@@ -291,6 +296,11 @@ pub trait Keystore: Send + Sync {
         subject: SubjectKey,
         purposes: Vec<Purpose>,
     ) -> BoxFuture<'_, Result<Option<SubjectRef>, KeystoreError>>;
+
+    /// Other processes over the same keystore; `None` where there can be none.
+    fn nodes(&self) -> Option<&dyn Nodes> {
+        None
+    }
 
     /// Counts.
     fn stats(&self) -> BoxFuture<'_, Result<KeystoreStats, KeystoreError>>;

@@ -168,6 +168,10 @@ impl Keystore for Faulty {
         Box::pin(self.call(Method::Stats, self.inner.stats()))
     }
 
+    fn nodes(&self) -> Option<&dyn Nodes> {
+        self.inner.nodes()
+    }
+
     fn close(&self) -> BoxFuture<'_, ()> {
         self.inner.close()
     }

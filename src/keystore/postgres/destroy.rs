@@ -7,10 +7,12 @@
 use super::facts::{array, get, small};
 use super::fetch::{Keks, external_id};
 use super::grant::Tools;
+use super::nodes::revoke;
 use crate::clock::Millis;
 use crate::crash;
 use crate::db::postgres::{Connection, PgError};
 use crate::event::{Purpose, SubjectRef};
+use crate::keystore::nodes::Revoked;
 use crate::keystore::records::{EXTERNAL, bucket};
 use crate::keystore::{DestroyOrder, DestroyedKey, Destruction, KeystoreError, Kid, Scope};
 
@@ -49,7 +51,8 @@ pub async fn destroy(connection: &Connection, tools: &Tools, keks: &Keks, order:
     }
     let applied = "update meta set applied_erasure = greatest(applied_erasure, $1) where id = 1";
     connection.execute(applied, &[&number(order.erasure)]).await?;
-    let report = report(connection, order).await?;
+    let mut report = report(connection, order).await?;
+    report.revocation = revoke(connection, &Revoked::Person(order.subject, order.scope.clone()), order.at).await?;
     crash::point("destroy.before-commit");
     connection.batch("commit").await?;
     crash::point("destroy.after-commit");
@@ -169,7 +172,7 @@ async fn report(connection: &Connection, order: &DestroyOrder) -> Result<Destruc
     }
     let sql = "select external_id_removed from person_tombstones where subject = $1";
     let removed: Option<i64> = connection.row(sql, &[&subject]).await?.map(|row| get(&row, 0)).transpose()?;
-    Ok(Destruction { keys, external_id_removed: order.scope == Scope::Person && removed == Some(1) })
+    Ok(Destruction { keys, external_id_removed: order.scope == Scope::Person && removed == Some(1), revocation: 0 })
 }
 
 /// Numbers of erasures are dense from 1; the database's integers end at 2^63.

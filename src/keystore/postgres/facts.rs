@@ -11,7 +11,10 @@ use tokio_postgres::types::{FromSql, ToSql};
 use crate::db::postgres::{Connection, PgError};
 use crate::event::SubjectRef;
 use crate::keystore::records::{EXTERNAL, Kek, Tag, ZEROS, bucket};
+use crate::keystore::nodes::NodeId;
 use crate::keystore::{Dek, KeystoreError, Kid};
+
+use super::nodes::{REGISTERED, UNREGISTERED};
 
 /// A key of a person.
 #[derive(Clone)]
@@ -101,21 +104,27 @@ pub async fn gather(
     begin: &'static str,
     locked: bool,
     (external, natural, subjects): (&[Tag], &[Tag], &[SubjectRef]),
-    keks: &HashMap<u8, Arc<Kek>>,
-) -> Result<Facts, PgError> {
+    (node, keks): (NodeId, &HashMap<u8, Arc<Kek>>),
+) -> Result<Facts, KeystoreError> {
     let tags: Vec<&[u8]> = external.iter().map(<[u8; 32]>::as_slice).collect();
     let buckets: Vec<i64> = natural.iter().map(|tag| i64::from(bucket(tag))).collect();
     let lock = if locked { "select id from meta where id = 1 for update" } else { "select id from meta where id = 1" };
     let shards: Vec<i64> = keks.keys().map(|shard| i64::from(*shard)).collect();
-    let steps: [(&str, Vec<&(dyn ToSql + Sync)>); 5] = [
+    let node = node.0.as_slice();
+    let steps: [(&str, Vec<&(dyn ToSql + Sync)>); 6] = [
         (lock, vec![]),
+        (REGISTERED, vec![&node]),
         (TAGS, vec![&EXTERNAL, &tags]),
         (NATURAL, vec![&buckets]),
         (SLOTS, vec![]),
         (KEKS, vec![&shards]),
     ];
     let answers = connection.query_all(begin, &steps).await?;
-    let [_, tags, entries, slots, shard_keys] = <[Vec<Row>; 5]>::try_from(answers).map_err(|_| PgError::Type)?;
+    let [_, registered, tags, entries, slots, shard_keys] =
+        <[Vec<Row>; 6]>::try_from(answers).map_err(|_| PgError::Type)?;
+    if registered.is_empty() {
+        return Err(UNREGISTERED);
+    }
     let mut facts = Facts::default();
     facts.keks.extend(keks.iter().map(|(shard, kek)| (*shard, ShardKey::Open(Arc::clone(kek)))));
     for row in &tags {

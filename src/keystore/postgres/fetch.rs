@@ -10,6 +10,7 @@ use tokio_postgres::types::ToSql;
 
 use super::facts::{Key, ShardKey, array, get, small};
 use super::grant::Tools;
+use super::nodes::{REGISTERED, UNREGISTERED};
 use crate::clock::Millis;
 use crate::db::postgres::{Connection, PgError};
 use crate::event::{ExternalId, NaturalKey, Purpose, SubjectRef};
@@ -20,7 +21,7 @@ type Result<T> = std::result::Result<T, KeystoreError>;
 
 const BEGIN: &str = "begin isolation level repeatable read read only";
 
-/// Shard keys in memory. Only what is committed comes in.
+/// Shard keys in memory. Only what is committed comes in; one that was replaced says so by another id in what it wraps.
 #[derive(Default)]
 pub struct Keks(Mutex<HashMap<u8, Arc<Kek>>>);
 
@@ -28,6 +29,11 @@ impl Keks {
     /// All of them.
     pub fn all(&self) -> HashMap<u8, Arc<Kek>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lets go of all.
+    pub fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Adds some.
@@ -116,9 +122,18 @@ pub async fn fetch(connection: &Connection, tools: &Tools, keks: &Keks, ids: &[D
     // The person's tombstone answers for keys this database never saw: it may be older than the log.
     let people =
         format!("select w.number, t.destroyed_ms from {WANTED} join person_tombstones t on t.subject = w.subject");
-    let steps = [(keys.as_str(), set()), (tombstones.as_str(), set()), (people.as_str(), set())];
+    let node = tools.node.0.as_slice();
+    let steps = [
+        (REGISTERED, vec![&node as &(dyn ToSql + Sync)]),
+        (keys.as_str(), set()),
+        (tombstones.as_str(), set()),
+        (people.as_str(), set()),
+    ];
     let answers = connection.query_all(BEGIN, &steps).await?;
-    let [keys, tombstones, people] = <[Vec<Row>; 3]>::try_from(answers).map_err(|_| PgError::Type)?;
+    let [registered, keys, tombstones, people] = <[Vec<Row>; 4]>::try_from(answers).map_err(|_| PgError::Type)?;
+    if registered.is_empty() {
+        return Err(UNREGISTERED);
+    }
     let keks = keks.of(connection, tools, ids.iter().map(|id| id.subject)).await?;
     connection.batch("commit").await?;
     let mut fetched = vec![Fetched::Unknown; ids.len()];
@@ -152,6 +167,9 @@ pub async fn external_ids(
     subjects: &[SubjectRef],
 ) -> Result<Vec<Option<ExternalId>>> {
     connection.batch(BEGIN).await?;
+    if connection.row(REGISTERED, &[&tools.node.0.as_slice()]).await?.is_none() {
+        return Err(UNREGISTERED);
+    }
     let found = open_ids(connection, tools, keks, subjects).await?;
     connection.batch("commit").await?;
     Ok(found)

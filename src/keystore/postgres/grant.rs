@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::facts::{Facts, Key, Person, ShardKey, StoredKey};
 use crate::event::{ExternalId, Purpose, StoreId, SubjectKey, SubjectRef};
 use crate::keystore::keyring::{Keyring, root_id};
+use crate::keystore::nodes::NodeId;
 use crate::keystore::records::{Kek, Tag, external_tag, id_context, kek_context, natural_tag, seal_id};
 use crate::keystore::wrap::{unwrap, wrap};
 use crate::keystore::{Dek, DekId, Granted, KeystoreError, Want};
@@ -19,6 +20,8 @@ type Result<T> = std::result::Result<T, KeystoreError>;
 /// What tags and keys are made with.
 pub struct Tools {
     pub store: StoreId,
+    /// This process, which must be registered to be given keys.
+    pub node: NodeId,
     pub keyring: Arc<Keyring>,
     pub entropy: Arc<Entropy>,
     pub subject_map: Dek,

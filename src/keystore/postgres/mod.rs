@@ -2,13 +2,13 @@
 //!
 //! Owns: the task that makes and destroys, its queue, group commit, and the pool that reads. Must not know: events, HTTP.
 //! Every request waiting when the task is free joins one transaction, so a burst of appends costs one commit; nobody is
-//! answered before it. One process at a time: it holds a lock of the database as long as it is connected, because
-//! what other processes have in memory could not be revoked yet.
+//! answered before it. Several processes may have it open: each is registered, and told what to let go of (`nodes`).
 
 mod destroy;
 mod facts;
 mod fetch;
 mod grant;
+mod nodes;
 mod schema;
 mod wash;
 mod write;
@@ -18,14 +18,14 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::sleep;
 
 pub use schema::{MIGRATIONS, SCHEMA};
 
-use crate::clock::Clock;
-use crate::db::postgres::{Connection, Connector, Deviation, PgError, Pool, Target};
+use crate::clock::{Clock, Millis};
+use crate::db::postgres::{Connection, Connector, Deviation, Pool, Target};
 use crate::event::{ExternalId, NaturalKey, Purpose, StoreId, SubjectKey, SubjectRef};
 use crate::keystore::keyring::Keyring;
+use crate::keystore::nodes::{NodeId, Nodes};
 use crate::keystore::{
     DekId, DestroyOrder, Destruction, Fetched, Granted, Keystore, KeystoreError, KeystoreOpenError, KeystoreStats,
     Resolved, ServiceKeys, Want, WashReport,
@@ -33,18 +33,17 @@ use crate::keystore::{
 use crate::secret::Entropy;
 use fetch::Keks;
 use grant::Tools;
+use nodes::PgNodes;
 use write::{Outcome, Work};
 
 /// Requests that may wait; a caller beyond that waits for room.
 pub const QUEUE: usize = 1024;
 /// Requests that share one transaction at most.
 pub const BATCH: usize = 256;
-/// A number of our own among the database's advisory locks; with the schema's name it names one lock.
-const ALONE: i32 = 0x4f4b;
-/// How often and how long apart the lock is tried: the server may take a moment to see that its last holder is gone.
-const TRIES: u32 = 40;
-const BETWEEN: Duration = Duration::from_millis(50);
+/// The lease of a process until it says its own: the longest that can be configured.
+const LONGEST_LEASE: Duration = Duration::from_secs(30);
 
+const UNREACHED: KeystoreOpenError = KeystoreOpenError::Database("this process cannot be registered");
 const CLOSED: KeystoreError = KeystoreError::Unavailable { reason: "closed" };
 
 /// The PostgreSQL keystore.
@@ -53,6 +52,7 @@ pub struct PostgresKeystore {
     pool: Pool,
     connector: Arc<Connector>,
     shared: Arc<Shared>,
+    nodes: PgNodes,
     service: Arc<ServiceKeys>,
 }
 
@@ -106,13 +106,13 @@ impl PostgresKeystore {
         let connector = Connector::new(target);
         let connection = connector.connect_patiently().await?;
         let secrets = schema::open(&connection, schema, store, &keyring).await?;
-        if !alone(&connection, schema).await? {
-            return Err(KeystoreOpenError::Locked);
-        }
         connector.warn();
+        let node = NodeId(entropy.draw().map_err(|_| KeystoreOpenError::Entropy)?);
+
         let schema::Secrets { subject_map, natural_key, service } = secrets;
-        let tools = Tools { store, keyring, entropy, subject_map, natural_key };
+        let tools = Tools { store, node, keyring, entropy, subject_map, natural_key };
         let shared = Arc::new(Shared { tools, keks: Keks::default() });
+        let nodes = PgNodes::new(Arc::clone(&connector), Arc::clone(&shared));
         let (requests, inbox) = mpsc::channel(QUEUE);
         let engine = Engine {
             connector: Arc::clone(&connector),
@@ -124,7 +124,9 @@ impl PostgresKeystore {
         // A task of its own: a caller that goes away does not stop a destruction half-way.
         tokio::spawn(engine.run(inbox));
         let pool = Pool::new(Arc::clone(&connector), readers);
-        Ok(Self { requests, pool, connector, shared, service: Arc::new(service) })
+        // Nothing is in memory yet. Whoever is one of several says its lease, and asks for renewal, from now on.
+        nodes.register(LONGEST_LEASE, String::new(), Millis(0)).await.map_err(|_| UNREACHED)?;
+        Ok(Self { requests, pool, connector, shared, nodes, service: Arc::new(service) })
     }
 
     /// Keys for cursors and idempotency records.
@@ -142,20 +144,6 @@ impl PostgresKeystore {
         self.requests.send(make(reply)).await.map_err(|_| CLOSED)?;
         answer.await.map_err(|_| CLOSED)?
     }
-}
-
-/// Takes the lock that says that no other process has the keystore open.
-async fn alone(connection: &Connection, schema: &str) -> Result<bool, PgError> {
-    for attempt in 0..TRIES {
-        if attempt > 0 {
-            sleep(BETWEEN).await;
-        }
-        let row = connection.row("select pg_try_advisory_lock($1, hashtext($2))", &[&ALONE, &schema]).await?;
-        if row.map_or(Ok(false), |row| facts::get(&row, 0))? {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 /// Runs a read on a connection of the pool.
@@ -212,8 +200,13 @@ impl Keystore for PostgresKeystore {
         reading!(self, connection => fetch::stats(&connection, self.shared.tools.keyring.epoch()))
     }
 
+    fn nodes(&self) -> Option<&dyn Nodes> {
+        Some(&self.nodes)
+    }
+
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
+            self.nodes.leave().await;
             // A wash that fails here is repeated by the next start's erasure worker; closing goes on.
             let _ = self.ask(Request::Close).await;
             self.pool.close().await;
@@ -291,16 +284,11 @@ impl Engine {
         }
     }
 
-    /// The connection, with the lock. A connection that broke gave the lock up: another process may have it now.
     async fn connection(&mut self) -> Result<Connection, KeystoreError> {
-        if let Some(connection) = self.connection.take().filter(|connection| !connection.is_closed()) {
-            return Ok(connection);
+        match self.connection.take().filter(|connection| !connection.is_closed()) {
+            Some(connection) => Ok(connection),
+            None => Ok(self.connector.connect_patiently().await?),
         }
-        let connection = self.connector.connect_patiently().await?;
-        if alone(&connection, self.connector.target().schema()).await? {
-            return Ok(connection);
-        }
-        Err(KeystoreError::Unavailable { reason: "another process has the keystore open" })
     }
 
     async fn make(&mut self, work: &[Work], waiting: Vec<Waiting>) {

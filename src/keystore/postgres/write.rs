@@ -30,18 +30,19 @@ pub enum Outcome {
 pub type Answers = Vec<Result<Outcome, KeystoreError>>;
 
 /// Does all of it, durably.
-pub async fn make(connection: &Connection, tools: &Tools, keks: &Keks, work: &[Work]) -> Result<Answers, PgError> {
+pub async fn make(connection: &Connection, tools: &Tools, keks: &Keks, work: &[Work]) -> Result<Answers, KeystoreError> {
     let people = everyone(tools, work);
     let asked = (people.0.as_slice(), people.1.as_slice(), people.2.as_slice());
     let known = keks.all();
-    let facts = gather(connection, "begin isolation level repeatable read read only", false, asked, &known).await?;
+    let known = (tools.node, &known);
+    let facts = gather(connection, "begin isolation level repeatable read read only", false, asked, known).await?;
     connection.batch("commit").await?;
     let (granter, answers) = decide(tools, &facts, work);
     if granter.made.is_empty() {
         keks.extend(granter.opened());
         return Ok(answers);
     }
-    let facts = gather(connection, "begin", true, asked, &known).await?;
+    let facts = gather(connection, "begin", true, asked, known).await?;
     let (granter, answers) = decide(tools, &facts, work);
     insert(connection, &granter.made).await?;
     crash::point("keys.before-commit");

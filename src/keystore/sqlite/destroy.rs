@@ -181,7 +181,7 @@ impl Engine {
             .query_row([order.subject.0], |row| row.get(0))
             .optional()?;
         let external_id_removed = order.scope == Scope::Person && removed.unwrap_or(false);
-        Ok(Destruction { keys, external_id_removed })
+        Ok(Destruction { keys, external_id_removed, revocation: 0 })
     }
 }
 

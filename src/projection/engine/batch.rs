@@ -75,12 +75,15 @@ pub enum Changed {
 
 impl Parts {
     /// Lands a batch and tells of it.
-    pub(super) async fn land(&self, id: GenerationId, write: BatchWrite) -> Result<(), DbError> {
+    pub(super) async fn land(&self, id: GenerationId, mut write: BatchWrite) -> Result<(), DbError> {
         let keys: Arc<[RowKey]> = if self.changes.receiver_count() > 0 {
             write.rows.iter().map(|(key, _)| *key).collect()
         } else {
             Arc::default()
         };
+        if self.keys.keystore().nodes().is_some() {
+            write.tell = Some(self.clock.now());
+        }
         self.store.commit(id, write).await?;
         if !keys.is_empty() {
             // Nobody may be listening any more.

@@ -8,6 +8,7 @@ pub mod batch;
 pub mod due;
 mod erasure;
 pub mod history;
+mod observer;
 mod pace;
 mod past;
 pub mod rebuild;
@@ -30,11 +31,16 @@ use super::store::{Generation, GenerationState};
 use crate::append::Appender;
 use crate::clock::Millis;
 use crate::db::statement::DbError;
+use crate::keystore::nodes::TERM;
 use batch::{Changed, Parts};
+use observer::Seen;
 use due::Emitter;
 use rebuild::Diff;
 use runner::{Cause, Orders, Runner, State, Status};
 pub use trial::Trial;
+
+/// Between two looks at what should run.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// All projections of this process.
 pub struct Projections {
@@ -58,7 +64,10 @@ struct Handle {
     generation: Generation,
     status: watch::Receiver<Status>,
     orders: watch::Sender<Orders>,
-    task: JoinHandle<()>,
+    /// Computes it; none where another process does.
+    task: Option<JoinHandle<()>>,
+    /// What it is shown to be where another process computes it.
+    said: Option<watch::Sender<Status>>,
 }
 
 /// A generation as others see it.
@@ -142,26 +151,39 @@ impl Projections {
     /// Runs until told to stop: starts what is defined, swaps what has caught up, removes what is not wanted any more.
     pub async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
         let mut definitions = self.definitions.watch();
-        if let Err(error) = self.clear_trials().await {
-            tracing::warn!(error = %error, "what trials left behind cannot be removed now");
-        }
+        let shared = self.parts.keys.keystore().nodes().is_some();
+        let (mut leading, mut asked, mut seen) = (false, None::<Instant>, Seen::default());
         loop {
             definitions.borrow_and_update();
-            if let Err(error) = self.reconcile().await {
+            if !shared && !leading || shared && asked.is_none_or(|at| at.elapsed() > TERM / 5) {
+                let now = self.leads(leading).await;
+                if now != leading {
+                    self.let_go().await;
+                    seen = Seen::default();
+                    if now && let Err(error) = self.clear_trials().await {
+                        tracing::warn!(error = %error, "what trials left behind cannot be removed now");
+                    }
+                }
+                (leading, asked) = (now, Some(Instant::now()));
+            }
+            let looked = match (leading, shared) {
+                (true, false) => self.reconcile().await,
+                (true, true) => match self.reconcile().await {
+                    Ok(()) => self.tell(&mut seen).await,
+                    failed => failed,
+                },
+                (false, _) => self.observe(&mut seen).await,
+            };
+            if let Err(error) = looked {
                 tracing::warn!(error = %error, "projections cannot be started now");
             }
             tokio::select! {
                 _ = definitions.changed() => {}
                 _ = stop.wait_for(|stop| *stop) => break,
-                () = tokio::time::sleep(Duration::from_millis(200)) => {}
+                () = tokio::time::sleep(if leading { LOOK } else { observer::LOOK }) => {}
             }
         }
-        let entries = std::mem::take(&mut *self.running.lock().await);
-        for entry in entries.into_values() {
-            for handle in [entry.live, entry.shadow].into_iter().flatten() {
-                handle.end().await;
-            }
-        }
+        self.let_go().await;
     }
 
     /// Makes what runs agree with what is defined.
@@ -210,7 +232,7 @@ impl Projections {
         let name = defined.current.name.as_str();
         for place in [&mut entry.live, &mut entry.shadow] {
             // It panicked: it begins again where its cursor is.
-            if place.as_ref().is_some_and(|handle| handle.task.is_finished()) {
+            if place.as_ref().is_some_and(|handle| handle.task.as_ref().is_some_and(JoinHandle::is_finished)) {
                 tracing::error!(projection = name, "a projection died and is started again");
                 *place = None;
             }
@@ -289,7 +311,8 @@ impl Projections {
             status,
             orders: told,
         };
-        Handle { definition, generation, status: seen, orders, task: tokio::spawn(runner.run()) }
+        let task = Some(tokio::spawn(runner.run()));
+        Handle { definition, generation, status: seen, orders, task, said: None }
     }
 
     /// Lets a shadow take over once it has come as far as the live generation.
@@ -340,8 +363,11 @@ impl Projections {
             return Ok(Some(false));
         }
         let generation = self.begin(&defined, GenerationState::Shadow).await?;
-        entry.shadow = Some(self.start(Arc::clone(&defined.current), generation, defined.paused));
-        self.changed.send_modify(|count| *count += 1);
+        // Where another process computes, it finds the shadow among the generations.
+        if entry.live.as_ref().is_some_and(|live| live.task.is_some()) {
+            entry.shadow = Some(self.start(Arc::clone(&defined.current), generation, defined.paused));
+            self.changed.send_modify(|count| *count += 1);
+        }
         Ok(Some(true))
     }
 
@@ -351,6 +377,11 @@ impl Projections {
         let Some(entry) = running.get(name) else { return false };
         for handle in [&entry.live, &entry.shadow].into_iter().flatten() {
             handle.orders.send_modify(|orders| orders.again += 1);
+            if handle.task.is_none()
+                && let Err(error) = self.parts.store.ask_again(handle.generation.id).await
+            {
+                tracing::warn!(error = %error, "whoever computes a projection cannot be asked to try again");
+            }
         }
         true
     }
@@ -430,7 +461,7 @@ async fn reached(status: &mut watch::Receiver<Status>, position: u64) -> Option<
             }
             if now.state == State::Paused {
                 let message = "the projection is paused".to_owned();
-                return Some(Err(Cause { position: None, code: "paused", message }));
+                return Some(Err(Cause { position: None, code: "paused".into(), message }));
             }
         }
         status.changed().await.ok()?;
@@ -456,6 +487,8 @@ impl Handle {
 
     async fn end(self) {
         self.order(|orders| orders.stop = true);
-        let _ = self.task.await;
+        if let Some(task) = self.task {
+            let _ = task.await;
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! definition changes or somebody tells it to try again; whatever cannot be reached is tried again by itself. Must not
 //! know: queries.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,13 @@ impl State {
             Self::Paused => "paused",
         }
     }
+
+    /// The state with this word.
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Running, Self::CatchingUp, Self::Rebuilding, Self::Stalled, Self::Paused]
+            .into_iter()
+            .find(|state| state.as_str() == word)
+    }
 }
 
 /// Why a generation does not move. Holds no values.
@@ -51,7 +59,7 @@ pub struct Cause {
     /// The event, if it is one.
     pub position: Option<u64>,
     /// Stable code.
-    pub code: &'static str,
+    pub code: Cow<'static, str>,
     /// What is wrong.
     pub message: String,
 }
@@ -159,7 +167,7 @@ impl Runner {
                 Ok(Progress::Stopped { cursor, stop }) => {
                     self.status.send_modify(|status| status.cursor = cursor);
                     tracing::warn!(projection = %self.definition.name, position = stop.position, code = stop.code, "a projection stopped");
-                    let cause = Cause { position: Some(stop.position), code: stop.code, message: stop.message };
+                    let cause = Cause { position: Some(stop.position), code: stop.code.into(), message: stop.message };
                     self.say(State::Stalled, Some(cause));
                     if self.orders.changed().await.is_err() {
                         return;
@@ -239,5 +247,5 @@ fn cause(error: &BatchError) -> Cause {
         BatchError::Corrupt(_) => "corrupt",
         BatchError::CodeUnknown(_) => "code-unknown",
     };
-    Cause { position: None, code, message: error.to_string() }
+    Cause { position: None, code: code.into(), message: error.to_string() }
 }

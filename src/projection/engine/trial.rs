@@ -6,9 +6,13 @@
 use super::Projections;
 use super::batch::{self, BatchError, Progress};
 use super::work::Stop;
+use crate::clock::Millis;
 use crate::db::statement::DbError;
 use crate::projection::definition::Definition;
 use crate::projection::store::{GenerationId, GenerationState};
+
+/// How long the longest trial may take, in milliseconds.
+const LONGEST_TRIAL: i64 = 3_600_000;
 
 /// A definition tried out.
 #[derive(Clone, Debug)]
@@ -29,9 +33,11 @@ impl Projections {
     pub async fn try_out(&self, definition: &Definition, from: u64, limit: usize) -> Result<Trial, BatchError> {
         let parts = &self.parts;
         let digest = crate::projection::definitions::digest(&definition.text);
-        let name = definition.name.as_str();
+        // Another process may be trying the same name out: the number that was given is found by the whole name.
+        let random: [u8; 8] = parts.entropy.draw().map_err(|_| BatchError::Unavailable("no random bytes"))?;
+        let name = format!("{}#{}", definition.name, hex::encode(random));
         let state = GenerationState::Trial;
-        let generation = parts.store.begin(name, definition.version, digest, state, parts.clock.now()).await?.id;
+        let generation = parts.store.begin(&name, definition.version, digest, state, parts.clock.now()).await?.id;
         let mut trial = Trial { generation, cursor: from, stop: None };
         match self.run_trial(definition, &mut trial, limit as u64).await {
             Ok(()) => Ok(trial),
@@ -67,12 +73,11 @@ impl Projections {
         self.parts.store.drop_generation(generation).await
     }
 
-    /// Trials of a process that died.
+    /// Trials of a process that died: where there are others, those that nobody can be waiting for any more.
     pub(super) async fn clear_trials(&self) -> Result<(), DbError> {
-        let all = self.parts.store.generations().await?;
-        for trial in all.iter().filter(|generation| generation.state == GenerationState::Trial) {
-            self.parts.store.drop_generation(trial.id).await?;
-        }
-        Ok(())
+        let now = self.parts.clock.now();
+        let others = self.parts.keys.keystore().nodes().is_some();
+        let before = if others { Millis(now.0 - LONGEST_TRIAL) } else { Millis(i64::MAX) };
+        self.parts.store.drop_trials(before).await
     }
 }

@@ -239,7 +239,7 @@ impl<'d> Work<'d> {
             done.into_iter().collect::<Result<Vec<_>, Stop>>()?.into_iter().flatten().collect();
         rows.sort_by_key(|(key, _)| *key);
         let parked = self.parked.into_iter().map(|stop| (stop.position, stop.code, stop.message)).collect();
-        Ok(BatchWrite { rows, parked, cursor, timers: self.definition.has_timers(), history })
+        Ok(BatchWrite { rows, parked, cursor, timers: self.definition.has_timers(), history, tell: None })
     }
 }
 

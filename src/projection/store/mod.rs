@@ -6,6 +6,7 @@
 
 mod batch;
 mod history;
+mod standing;
 mod snapshots;
 mod timers;
 
@@ -20,18 +21,21 @@ use crate::event::{StoreId, SubjectRef};
 
 use super::row::RowKey;
 use batch::row_statements;
+pub use standing::Standing;
 pub use history::{HistoryWrite, Moment, VersionId, VersionWrite};
 
 /// The schema, step by step.
 pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, sql: include_str!("../../../migrations/projections/sqlite/0001_projections.sql") },
     Migration { version: 2, sql: include_str!("../../../migrations/projections/sqlite/0002_row_history.sql") },
+    Migration { version: 3, sql: include_str!("../../../migrations/projections/sqlite/0003_standings.sql") },
 ];
 
 /// The same on PostgreSQL, in a schema of this name beside the event log's.
 pub const POSTGRES_MIGRATIONS: &[Migration] = &[
     Migration { version: 1, sql: include_str!("../../../migrations/projections/postgres/0001_projections.sql") },
     Migration { version: 2, sql: include_str!("../../../migrations/projections/postgres/0002_row_history.sql") },
+    Migration { version: 3, sql: include_str!("../../../migrations/projections/postgres/0003_standings.sql") },
 ];
 
 /// The schema of a database that holds projections.
@@ -126,6 +130,8 @@ pub struct BatchWrite {
     pub timers: bool,
     /// Former versions, if the definition keeps any.
     pub history: Option<HistoryWrite>,
+    /// When other processes are to be told which rows changed: the time.
+    pub tell: Option<Millis>,
 }
 
 /// A fold's snapshot.
@@ -229,6 +235,15 @@ impl Store {
         self.0.transact(steps).await
     }
 
+    /// Marks for removal every trial that began before a time.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub async fn drop_trials(&self, before: Millis) -> Result<(), DbError> {
+        let sql = "update generations set state = 'dropped' where state = 'trial' and began_ms < $1";
+        self.0.transact(vec![Statement::once(sql, vec![before.0.into()])]).await
+    }
+
     /// Marks a generation for removal.
     ///
     /// # Errors
@@ -256,6 +271,8 @@ impl Store {
                 "delete from row_index where generation = $1",
                 "delete from row_timers where generation = $1",
                 "delete from parked_events where generation = $1",
+                "delete from row_changes where generation = $1",
+                "delete from standings where generation = $1",
                 "delete from generations where id = $1",
             ];
             self.0.transact(all.into_iter().map(|sql| Statement::once(sql, vec![id.0.into()])).collect()).await?;
@@ -378,6 +395,10 @@ impl Store {
         let moved = "update generations set cursor = $3 where id = $1 and cursor = $2";
         let mut steps =
             vec![Statement::once(moved, vec![id.0.into(), batch.cursor.0.into(), batch.cursor.1.into()]).changing(1)];
+        if let Some(at) = batch.tell.filter(|_| !batch.rows.is_empty()) {
+            let keys: Vec<RowKey> = batch.rows.iter().map(|(key, _)| *key).collect();
+            steps.push(standing::tell(id, batch.cursor.1, &keys, at));
+        }
         steps.extend(row_statements(id, batch.rows, batch.timers));
         if let Some(history) = batch.history {
             steps.extend(history::statements(id, history));
