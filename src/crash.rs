@@ -24,6 +24,7 @@ pub const POINTS: &[&str] = &[
     "destroy.before-commit",
     "destroy.after-commit",
     "forget.after-evict",
+    "forget.after-release",
     "wash.before-checkpoint",
     "wash.after-checkpoint",
     "wash.overwritten",

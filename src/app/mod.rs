@@ -15,8 +15,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::append::{Appender, Decided};
 use crate::append::writer::{self, Writer};
+use crate::append::{Appender, Decided};
 use crate::audit::checkpoint::CheckpointKey;
 use crate::audit::{Decisions, FollowingLog, Record, RecordError, Recorder, ReplayError};
 use crate::auth::{self, ApiKeys, Grant, PurposeGrant, Role};

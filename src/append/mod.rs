@@ -99,8 +99,8 @@ pub trait Decided: Send + Sync {
     /// What must hold in the append's transaction if nothing was decided that is not known here.
     fn conditions(&self) -> Vec<Condition>;
 
-    /// Learns what was decided elsewhere; whether that was possible.
-    fn refresh(&self) -> BoxFuture<'_, bool>;
+    /// Learns what was decided elsewhere: whether there was anything; `None` when it cannot be told.
+    fn refresh(&self) -> BoxFuture<'_, Option<bool>>;
 }
 
 /// Times an append is made anew because something was decided elsewhere meanwhile.
@@ -150,8 +150,14 @@ impl Appender {
             attempt.conditions.extend(decided.conditions());
             match self.append_once(attempt).await {
                 Err(AppendError::Refused(Refused::Condition { index })) if index >= own => {
-                    if !decided.refresh().await {
+                    if decided.refresh().await.is_none() {
                         break;
+                    }
+                }
+                // It may be valid by what was decided elsewhere just now.
+                Err(refusal @ (AppendError::Invalid(_) | AppendError::ExpectationRequired)) => {
+                    if decided.refresh().await != Some(true) {
+                        return Err(refusal);
                     }
                 }
                 done => return done,

@@ -155,8 +155,13 @@ impl Decided for Decisions {
         streams.into_iter().zip(expected).map(|(stream, expected)| Condition::Stream { stream, expected }).collect()
     }
 
-    fn refresh(&self) -> BoxFuture<'_, bool> {
-        Box::pin(async move { self.catch_up().await.is_ok() })
+    fn refresh(&self) -> BoxFuture<'_, Option<bool>> {
+        Box::pin(async move {
+            let numbers = || self.in_force.each_ref().map(|place| place.load(Ordering::SeqCst));
+            let before = numbers();
+            self.catch_up().await.ok()?;
+            Some(numbers() != before)
+        })
     }
 }
 

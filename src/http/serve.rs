@@ -192,7 +192,8 @@ impl GuardedSocket {
     /// What a write that cannot go on now means: to wait, but not beyond the first lease in the buffer.
     fn wait(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let Some(deadline) = self.guard.deadline() else { return Poll::Pending };
-        let patience = self.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(Boottime::now().until(deadline))));
+        let patience =
+            self.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(Boottime::now().until(deadline))));
         match patience.as_mut().poll(cx) {
             Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
             Poll::Pending => Poll::Pending,

@@ -14,7 +14,7 @@ use oubliette::eventlog::{
     ReadError, ReadQuery, Refused, RequestRow, StreamInfo,
 };
 use oubliette::keystore::{
-    DekId, DestroyOrder, Destruction, Fetched, Granted, Keystore, KeystoreError, KeystoreStats, Resolved, Want,
+    DekId, DestroyOrder, Destruction, Fetched, Granted, Keystore, KeystoreError, KeystoreStats, Nodes, Resolved, Want,
     WashReport,
 };
 use tokio::sync::watch;

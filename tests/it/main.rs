@@ -37,6 +37,7 @@ mod laundering;
 mod leaks;
 mod live;
 mod natural_keys;
+mod nodes;
 mod migrations;
 mod population;
 mod projection_attack;

@@ -10,8 +10,8 @@ use tokio_postgres::types::{FromSql, ToSql};
 
 use crate::db::postgres::{Connection, PgError};
 use crate::event::SubjectRef;
-use crate::keystore::records::{EXTERNAL, Kek, Tag, ZEROS, bucket};
 use crate::keystore::nodes::NodeId;
+use crate::keystore::records::{EXTERNAL, Kek, Tag, ZEROS, bucket};
 use crate::keystore::{Dek, KeystoreError, Kid};
 
 use super::nodes::{REGISTERED, UNREGISTERED};

@@ -107,7 +107,8 @@ pub async fn revoke(connection: &Connection, what: &Revoked, at: Millis) -> Resu
         Revoked::ShardKeys => (SHARD_KEYS, None),
     };
     // What everybody has let go of needs no telling. Nobody registered: whoever registers later holds nothing.
-    let prune = "delete from revocations where number <= (select coalesce(min(acknowledged), 9223372036854775807) from nodes)";
+    let prune =
+        "delete from revocations where number <= (select coalesce(min(acknowledged), 9223372036854775807) from nodes)";
     connection.execute(prune, &[]).await?;
     let next = "update meta set revocation = revocation + 1 where id = 1 returning revocation";
     let number: i64 = get(&connection.row(next, &[]).await?.ok_or(PgError::Type)?, 0)?;
@@ -138,8 +139,7 @@ impl Nodes for PgNodes {
                        returning acknowledged";
             let lease = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
             let asked = async {
-                let row =
-                    self.connected().await?.row(sql, &[&self.node.0.as_slice(), &name, &lease, &at.0]).await?;
+                let row = self.connected().await?.row(sql, &[&self.node.0.as_slice(), &name, &lease, &at.0]).await?;
                 get::<i64>(&row.ok_or(PgError::Type)?, 0)
             };
             self.lost(asked.await).await.map(i64::unsigned_abs)
@@ -255,7 +255,10 @@ impl Nodes for PgNodes {
                 connection.execute("delete from nodes where node = $1", &[&node]).await
             };
             if let Err(error) = gone.await {
-                tracing::warn!(reason = error.reason(), "this process stays registered; the next forget waits for it once");
+                tracing::warn!(
+                    reason = error.reason(),
+                    "this process stays registered; the next forget waits for it once"
+                );
             }
             *self.connection.lock().await = None;
         })

@@ -30,7 +30,12 @@ pub enum Outcome {
 pub type Answers = Vec<Result<Outcome, KeystoreError>>;
 
 /// Does all of it, durably.
-pub async fn make(connection: &Connection, tools: &Tools, keks: &Keks, work: &[Work]) -> Result<Answers, KeystoreError> {
+pub async fn make(
+    connection: &Connection,
+    tools: &Tools,
+    keks: &Keks,
+    work: &[Work],
+) -> Result<Answers, KeystoreError> {
     let people = everyone(tools, work);
     let asked = (people.0.as_slice(), people.1.as_slice(), people.2.as_slice());
     let known = keks.all();

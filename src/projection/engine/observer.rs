@@ -138,7 +138,9 @@ impl Projections {
             if before.as_ref().is_some_and(|before| before.again < again) {
                 handle.orders.send_modify(|orders| orders.again += 1);
             }
-            if before.is_none_or(|before| (before.state, before.cause) != (standing.state.clone(), standing.cause.clone())) {
+            if before
+                .is_none_or(|before| (before.state, before.cause) != (standing.state.clone(), standing.cause.clone()))
+            {
                 news.push((id, standing));
             }
         }

@@ -21,8 +21,8 @@ use crate::event::{StoreId, SubjectRef};
 
 use super::row::RowKey;
 use batch::row_statements;
-pub use standing::Standing;
 pub use history::{HistoryWrite, Moment, VersionId, VersionWrite};
+pub use standing::Standing;
 
 /// The schema, step by step.
 pub const MIGRATIONS: &[Migration] = &[

@@ -31,7 +31,8 @@ impl Store {
     /// # Errors
     /// [`DbError`].
     pub async fn stand(&self, all: Vec<(GenerationId, Standing)>) -> Result<(), DbError> {
-        let sql = "insert into standings(generation, state, rate, position, code, message) values ($1, $2, $3, $4, $5, $6)
+        let sql =
+            "insert into standings(generation, state, rate, position, code, message) values ($1, $2, $3, $4, $5, $6)
                    on conflict (generation) do update set state = excluded.state, rate = excluded.rate,
                      position = excluded.position, code = excluded.code, message = excluded.message";
         let set = |(id, standing): (GenerationId, Standing)| {
