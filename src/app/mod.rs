@@ -225,10 +225,7 @@ impl App {
         let lock = prepare_directories(&config)?;
         let fresh = places.is_fresh().await?;
         let stores = stores::at(&config, &places, (&clock, &entropy), fresh).await?;
-        let mut first = FirstStart::default();
-        if fresh {
-            first.created = places.names().into();
-        }
+        let mut first = FirstStart { created: if fresh { places.names().into() } else { Vec::new() }, admin_key: None };
         let service_keys = Arc::clone(&stores.service_keys);
         let mut keystore = Arc::clone(&stores.keystore);
         if let Some(wrap) = extras.in_front {
@@ -239,16 +236,10 @@ impl App {
         let api_keys = Arc::new(ApiKeys::default());
         let definitions = Arc::new(Definitions::default());
         let registry = Arc::new(Registry::new(registry_options(&config)));
-        let folds = (Arc::clone(&registry), Arc::clone(&api_keys), Arc::clone(&definitions));
-        let decisions = Decisions::replay(Arc::clone(&stores.log), folds.0, folds.1, folds.2).await?;
+        let decisions = Decisions::replay(&stores.log, &registry, &api_keys, &definitions).await?;
         let among = keystore.nodes().is_some().then(|| Arc::clone(&decisions));
         let paths = Paths::lay(&config, &clock, &entropy, &stores, keystore, (level, registry, among.clone()))?;
-        let mut others = Vec::new();
-        if let Some(decisions) = &among {
-            others.push(tokio::spawn(Arc::clone(decisions).follow()));
-            let (keys, leases) = (Arc::clone(&paths.keys), Arc::clone(&paths.leases));
-            others.push(tokio::spawn(member::take_part(keys, leases, clock.clone(), name_of(&config))));
-        }
+        let others = join(among.as_ref(), &paths, &clock, &config);
         let recorder = Recorder::new(decisions, paths.appender.clone(), among.is_some());
         first.admin_key = first_key(&config, &recorder, &api_keys).await?;
         let checkpoint = checkpoint_key(&stores.keyring, stores.store)?;
@@ -382,6 +373,16 @@ impl Paths {
         let reader = Reader::new(read.clone(), stores.store);
         Ok(Self { log, keys, leases, registry, access, appender, reader, read, level, queue, writer_task })
     }
+}
+
+/// Takes part where there are other processes: follows what they decide, lets go of what they revoke.
+fn join(among: Option<&Arc<Decisions>>, paths: &Paths, clock: &Clock, config: &Config) -> Vec<JoinHandle<()>> {
+    let Some(decisions) = among else { return Vec::new() };
+    let (keys, leases) = (Arc::clone(&paths.keys), Arc::clone(&paths.leases));
+    vec![
+        tokio::spawn(Arc::clone(decisions).follow()),
+        tokio::spawn(member::take_part(keys, leases, clock.clone(), name_of(config))),
+    ]
 }
 
 /// What this process is called among others, for people only.

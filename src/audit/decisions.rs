@@ -53,11 +53,13 @@ impl Decisions {
     /// # Errors
     /// [`ReplayError`].
     pub async fn replay(
-        log: Arc<dyn EventLog>,
-        registry: Arc<Registry>,
-        keys: Arc<ApiKeys>,
-        projections: Arc<Definitions>,
+        log: &Arc<dyn EventLog>,
+        registry: &Arc<Registry>,
+        keys: &Arc<ApiKeys>,
+        projections: &Arc<Definitions>,
     ) -> Result<Arc<Self>, ReplayError> {
+        let (log, registry) = (Arc::clone(log), Arc::clone(registry));
+        let (keys, projections) = (Arc::clone(keys), Arc::clone(projections));
         let (revisions, in_force, looked) = (Mutex::default(), Default::default(), Mutex::default());
         let decisions = Self { log, registry, keys, projections, revisions, in_force, looked };
         decisions.catch_up().await?;

@@ -1,13 +1,15 @@
 //! The keystore on PostgreSQL: the conformance suite on it, and what only a server can get wrong.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use oubliette::clock::{Clock, Millis};
 use oubliette::db::postgres::Target;
 use oubliette::event::{StoreId, SubjectRef};
 use oubliette::keystore::keyring::Keyring;
+use oubliette::keystore::nodes::{Duty, Renewal, Revocation, Revoked};
 use oubliette::keystore::postgres::{PostgresKeystore, SCHEMA};
-use oubliette::keystore::{Keystore, KeystoreOpenError};
+use oubliette::keystore::{Fetched, Keystore, KeystoreOpenError, Scope};
 use oubliette::secret::Entropy;
 
 use crate::conformance::keystore::{Rig, granted, keystore_suite, order, want};
@@ -102,12 +104,38 @@ async fn opening_never_creates_and_creating_never_replaces() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_process_is_refused() {
+async fn a_second_process_has_the_same_keys_and_is_told_of_destructions() {
     let Some(rig) = PostgresRig::place() else { return };
-    let keys = rig.create().await.unwrap();
-    assert_eq!(rig.open_as(STORE, &rig.keyring).await.err(), Some(KeystoreOpenError::Locked));
-    keys.close().await;
-    rig.open_as(STORE, &rig.keyring).await.unwrap();
+    let (one, two) = (rig.create().await.unwrap(), rig.open_as(STORE, &rig.keyring).await.unwrap());
+    let (ada, deks) = granted(&one, want("ada", &["general"])).await;
+    assert_eq!(granted(&two, want("ada", &["general"])).await, (ada, deks.clone()));
+    let (nodes, others) = (one.nodes().unwrap(), two.nodes().unwrap());
+    let lease = Duration::from_secs(5);
+    let applied = others.register(lease, "two".into(), Millis(1)).await.unwrap();
+    assert_eq!(others.renew(applied, Millis(2)).await.unwrap(), Renewal::Renewed(vec![]));
+    let done = one.destroy(order(ada, &[], 1)).await.unwrap();
+    let revocation = Revocation { number: done.revocation, what: Revoked::Person(ada, Scope::Person) };
+    assert_eq!(others.renew(applied, Millis(3)).await.unwrap(), Renewal::Renewed(vec![revocation]));
+    let behind =
+        async || nodes.behind(done.revocation).await.unwrap().into_iter().map(|row| row.node).collect::<Vec<_>>();
+    assert_eq!(behind().await.len(), 2);
+    others.acknowledge(done.revocation).await.unwrap();
+    assert_eq!(behind().await, [nodes.id()]);
+    // Whoever loses its registration is given nothing until it registers again.
+    nodes.expel(vec![nodes.id(), others.id()], done.revocation).await.unwrap();
+    assert_eq!((nodes.list().await.unwrap().len(), behind().await.len()), (1, 0));
+    assert_eq!(nodes.renew(done.revocation, Millis(4)).await.unwrap(), Renewal::Unregistered);
+    assert!(one.fetch(vec![deks[0].0.clone()]).await.is_err());
+    assert!(one.ensure(vec![want("ben", &["general"])]).await.is_err());
+    assert!(one.external_ids(vec![ada]).await.is_err());
+    assert_eq!(nodes.register(lease, "one".into(), Millis(5)).await.unwrap(), done.revocation);
+    assert!(matches!(one.fetch(vec![deks[0].0.clone()]).await.unwrap()[0], Fetched::Destroyed { .. }));
+    // A duty is one process's until it gives it up.
+    assert!(nodes.lead(Duty::Erasure).await.unwrap() && !others.lead(Duty::Erasure).await.unwrap());
+    assert!(others.lead(Duty::Projections).await.unwrap());
+    one.close().await;
+    assert!(others.lead(Duty::Erasure).await.unwrap());
+    two.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -125,11 +153,11 @@ async fn the_wrong_store_and_the_wrong_keyring_are_told_apart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn damaged_and_newer_keystores_are_refused() {
     for (damage, error) in [
-        ("update meta set format = 3", KeystoreOpenError::Format(3)),
+        ("update meta set format = 4", KeystoreOpenError::Format(4)),
         ("update meta set store = decode(repeat('08', 16), 'hex')", KeystoreOpenError::StoreMismatch),
         ("update secrets set wrapped = decode(repeat('00', 88), 'hex')", KeystoreOpenError::Corrupt),
         ("update secrets set kid = decode(repeat('00', 32), 'hex')", KeystoreOpenError::Corrupt),
-        ("insert into migrations(version) values (3)", KeystoreOpenError::Format(3)),
+        ("insert into migrations(version) values (4)", KeystoreOpenError::Format(4)),
     ] {
         let Some(rig) = PostgresRig::place() else { return };
         rig.create().await.unwrap().close().await;
