@@ -3,6 +3,7 @@
 //! Owns: what exists together and what may not. Keeps invariant 8: a keystore is never made beside an event log that
 //! already has events, nor the reverse, and nothing personal is served while the erasure record is behind.
 
+mod examine;
 mod stores;
 mod views;
 
@@ -44,6 +45,7 @@ use crate::schema::{self, Registry};
 use crate::sealing::Sealer;
 use crate::secret::{Entropy, EntropyError};
 use crate::telemetry::Metrics;
+pub use examine::examine;
 use stores::{Places, Stores, prepare_directories, projection_tables};
 use views::{ViewTasks, Views};
 

@@ -76,6 +76,26 @@ impl Place {
     }
 }
 
+/// Where event log and keystore lie.
+fn places(config: &Config) -> Result<[Place; 2], StartError> {
+    let Config { events_dsn, events_password_file, events_tls_ca, .. } = config;
+    let file = config.events_db();
+    let events = Place::of(file, events_dsn, events_password_file, events_tls_ca, postgres::SCHEMA)?;
+    let Config { keys_dsn, keys_password_file, keys_tls_ca, .. } = config;
+    let (file, schema) = (config.keys_db(), crate::keystore::postgres::SCHEMA);
+    Ok([events, Place::of(file, keys_dsn, keys_password_file, keys_tls_ca, schema)?])
+}
+
+/// The databases among them, with the settings that lead there.
+pub(super) fn databases(config: &Config) -> Result<Vec<(&'static str, Box<Target>)>, StartError> {
+    let named = ["events_dsn", "keys_dsn"].into_iter().zip(places(config)?);
+    let database = |(name, place)| match place {
+        Place::File(_) => None,
+        Place::Database(target) => Some((name, target)),
+    };
+    Ok(named.filter_map(database).collect())
+}
+
 /// Where event log, keystore and keyring lie.
 pub(super) struct Places {
     events: Place,
@@ -87,12 +107,7 @@ pub(super) struct Places {
 impl Places {
     /// As the settings say. Event log and keystore in one database are refused unless that is allowed.
     pub async fn of(config: &Config) -> Result<Self, StartError> {
-        let Config { events_dsn, events_password_file, events_tls_ca, .. } = config;
-        let file = config.events_db();
-        let events = Place::of(file, events_dsn, events_password_file, events_tls_ca, postgres::SCHEMA)?;
-        let Config { keys_dsn, keys_password_file, keys_tls_ca, .. } = config;
-        let (file, schema) = (config.keys_db(), crate::keystore::postgres::SCHEMA);
-        let keys = Place::of(file, keys_dsn, keys_password_file, keys_tls_ca, schema)?;
+        let [events, keys] = places(config)?;
         if let (Place::Database(events), Place::Database(keys)) = (&events, &keys) {
             let ((cluster, database), (other_cluster, other)) = (events.identity().await?, keys.identity().await?);
             if cluster == other_cluster && database == other && !config.one_database {

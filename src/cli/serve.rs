@@ -91,17 +91,21 @@ fn announce(config: &Config, address: std::net::SocketAddr, first: &FirstStart) 
     Ok(())
 }
 
-/// Prints the effective settings and what is unsafe about them.
+/// Prints the effective settings and what is unsafe about them; of a database server also what it says of itself.
 pub fn check(flags: &Flags, out: &mut Output) -> Result<(), Failure> {
-    show(&load(flags)?, out)
+    let config = load(flags)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let asked = runtime.block_on(crate::app::examine(&config));
+    show(&config, asked, out)
 }
 
 fn load(flags: &Flags) -> Result<Config, Failure> {
     Config::load(flags, std::env::vars_os().collect()).map_err(|errors| Failure::failed(errors.to_string()))
 }
 
-fn show(config: &Config, out: &mut Output) -> Result<(), Failure> {
-    let advice = config.advice();
+fn show(config: &Config, asked: Vec<(&'static str, String)>, out: &mut Output) -> Result<(), Failure> {
+    let mut advice = config.advice();
+    advice.extend(asked);
     let columns = [("SETTING", "/setting"), ("VALUE", "/value"), ("SOURCE", "/source"), ("UNSAFE", "/mark")];
     let mut rows = out.rows(columns.map(|(title, pointer)| Column::new(title, pointer)).into());
     for (setting, value, source) in config.effective() {
@@ -128,10 +132,11 @@ mod tests {
         let mut config = Config::in_dir(tempfile::tempdir().unwrap().path());
         config.dev = true;
         let (mut out, data, messages) = output(Format::Table);
-        show(&config, &mut out).unwrap();
+        show(&config, vec![("events_dsn", "fsync is off".to_owned())], &mut out).unwrap();
         assert_eq!(data.text().lines().count(), config.effective().len() + 1);
         let dev = data.text().lines().find(|line| line.starts_with("dev ")).unwrap().to_owned();
         assert!(dev.ends_with("default  unsafe"), "{dev}");
         assert!(messages.text().contains("unsafe: dev: dev mode"));
+        assert!(messages.text().contains("unsafe: events_dsn: fsync is off"));
     }
 }

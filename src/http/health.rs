@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::extract::{Query, Shared};
 use super::problem::{Problem, ProblemBody};
+use crate::clock::Boottime;
 use crate::projection::engine::Running;
 use crate::telemetry::ForgetStatus;
 
@@ -29,9 +30,12 @@ pub async fn readyz(State(app): State<Shared>, mut query: Query) -> Result<Respo
     let log = app.log.head().await.map_or("unavailable", |_| "ok");
     let keystore = app.keys.keystore().stats().await.map_or("unavailable", |_| "ok");
     let record = if app.is_level() { "ok" } else { "behind" };
+    // Where several processes share the keystore: whether this one was told lately what the others destroyed.
+    let told = if app.keys.horizon().allows(Boottime::now()) { "ok" } else { "not-heard-of" };
     let full = app.writer.waiting() >= app.config.limits.writer_queue;
     let writer = if full { "full" } else { "ok" };
-    let checks = [("log", log), ("key_store", keystore), ("erasure_record", record), ("writer", writer)];
+    let checks =
+        [("log", log), ("key_store", keystore), ("key_lease", told), ("erasure_record", record), ("writer", writer)];
     let ready = checks.iter().all(|(_, state)| *state == "ok");
     let mut body = json!({"status": if ready { "ready" } else { "not-ready" }});
     if verbose {

@@ -11,6 +11,7 @@ pub mod folds;
 pub mod forget;
 pub mod health;
 pub mod live;
+mod nodes;
 mod parse;
 pub mod problem;
 pub mod projections;
@@ -96,6 +97,7 @@ fn api() -> OpenApiRouter<Shared> {
         .routes(routes!(admin::issue_key, admin::list_keys))
         .routes(routes!(admin::revoke_key))
         .routes(routes!(admin::keys))
+        .routes(routes!(nodes::nodes))
         .routes(routes!(admin::checkpoint))
         .routes(routes!(admin::audit_keys))
         .routes(routes!(admin::access_log))

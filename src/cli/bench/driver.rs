@@ -5,6 +5,8 @@
 //! request is never sent twice: whether an unanswered append was committed only the caller can find out.
 
 use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -19,6 +21,9 @@ const READ_BUFFER: usize = 64 * 1024;
 pub struct Target {
     authority: String,
     common: Vec<u8>,
+    /// Other nodes of the same store; connections go to each in turn.
+    others: Arc<[Self]>,
+    turn: Arc<AtomicUsize>,
 }
 
 /// The server's address or key cannot be used.
@@ -52,7 +57,21 @@ impl Target {
         let has_port = authority.rsplit(']').next().is_some_and(|tail| tail.contains(':'));
         let common = format!("Host: {authority}\r\nAuthorization: Bearer {key}\r\n").into_bytes();
         let authority = if has_port { authority.to_owned() } else { format!("{authority}:80") };
-        Ok(Self { authority, common })
+        Ok(Self { authority, common, others: Arc::new([]), turn: Arc::default() })
+    }
+
+    /// The same store, and other nodes of it.
+    #[must_use]
+    pub fn and(self, others: Vec<Self>) -> Self {
+        Self { others: others.into(), ..self }
+    }
+
+    /// The node whose turn it is.
+    fn pick(&self) -> Self {
+        match self.turn.fetch_add(1, Ordering::Relaxed) % (self.others.len() + 1) {
+            0 => self.clone(),
+            turn => self.others[turn - 1].clone(),
+        }
     }
 
     /// `host:port`.
@@ -134,7 +153,7 @@ impl Connection {
     /// [`CallError::Io`].
     pub async fn open(target: &Target) -> Result<Self, CallError> {
         let mut connection = Self {
-            target: target.clone(),
+            target: target.pick(),
             socket: None,
             decoder: Decoder::default(),
             output: Vec::with_capacity(4096),

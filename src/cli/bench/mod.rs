@@ -26,7 +26,7 @@ use self::driver::{Connection, Request, Target};
 use self::load::{Tally, Window, closed_loop};
 use self::projections::{Ask, CatchUp, Columns, RowReader, WriteThenRead};
 use self::report::{Measurement, Report};
-use self::spawn::Spawned;
+use self::spawn::{Spawned, Usage};
 use self::workloads::{Appender, BATCH, BatchJob, BatchWriter, Forgetter, Scanner, StreamReader, Who};
 use crate::secret::Entropy;
 
@@ -48,6 +48,10 @@ pub struct BenchArgs {
     /// Where the started server makes its fresh directory; chooses the disk. Default: the system's temporary directory.
     #[arg(long, requires = "spawn")]
     pub data_dir: Option<PathBuf>,
+    /// Start so many nodes over one store and spread the clients over them. More than one need PostgreSQL, by the
+    /// settings in the environment (`OUBLIETTE_EVENTS_DSN`, `OUBLIETTE_KEYS_DSN`).
+    #[arg(long, requires = "spawn", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
+    pub nodes: u32,
     /// Leave the started server's directory behind.
     #[arg(long, requires = "spawn")]
     pub keep: bool,
@@ -121,14 +125,19 @@ pub async fn run(args: BenchArgs, server: &str, json: bool) -> anyhow::Result<()
     let tag = fresh_tag()?;
     let spawned = if args.spawn {
         let parent = args.data_dir.clone().unwrap_or_else(std::env::temp_dir);
-        Some(Spawned::start(&parent, &tag, args.keep).await?)
+        Spawned::start_all(&parent, &tag, args.keep, args.nodes).await?
     } else {
-        None
+        Vec::new()
     };
-    let url = spawned.as_ref().map_or(server, Spawned::url);
-    let target = Target::new(url, &key)?;
+    let target = match spawned.split_first() {
+        None => Target::new(server, &key)?,
+        Some((first, others)) => {
+            let others = others.iter().map(|other| Target::new(other.url(), &key)).collect::<Result<_, _>>()?;
+            Target::new(first.url(), &key)?.and(others)
+        }
+    };
     let mut bench =
-        Bench { args, target, tag, server: spawned, filled: None, view: None, appended: 0, measurements: Vec::new() };
+        Bench { args, target, tag, servers: spawned, filled: None, view: None, appended: 0, measurements: Vec::new() };
     bench.prepare().await?;
     for repeat in 0..bench.args.repeat {
         for workload in bench.args.workloads.clone() {
@@ -156,7 +165,7 @@ struct Bench {
     target: Target,
     /// Makes stream names and the ids of people to be forgotten new in every run.
     tag: String,
-    server: Option<Spawned>,
+    servers: Vec<Spawned>,
     /// Prefix and number of full streams that w4 can read.
     filled: Option<(Arc<str>, u64)>,
     /// The projection with personal columns, once it is there.
@@ -345,9 +354,15 @@ impl Bench {
         }
     }
 
+    /// Of all servers started here; `None` when there is none.
+    fn cpu_seconds(&self) -> Option<f64> {
+        let each: Option<Vec<f64>> = self.servers.iter().map(Spawned::cpu_seconds).collect();
+        each.filter(|each| !each.is_empty()).map(|each| each.iter().sum())
+    }
+
     fn begin(&self, name: &str, repeat: u32) -> anyhow::Result<Option<f64>> {
         progress(&format!("{name}, {} of {}", repeat + 1, self.args.repeat))?;
-        Ok(self.server.as_ref().and_then(Spawned::cpu_seconds))
+        Ok(self.cpu_seconds())
     }
 
     fn end(
@@ -358,8 +373,7 @@ impl Bench {
         tally: &Tally,
         cpu_before: Option<f64>,
     ) -> anyhow::Result<()> {
-        let cpu_after = self.server.as_ref().and_then(Spawned::cpu_seconds);
-        let cpu = cpu_before.zip(cpu_after).map(|(before, after)| after - before);
+        let cpu = cpu_before.zip(self.cpu_seconds()).map(|(before, after)| after - before);
         let measurement = Measurement::new(name, unit, repeat, tally, cpu);
         progress(&format!("  {:.0} {unit}/s, p50 {:.2} ms", measurement.rate, measurement.latency_ms.p50))?;
         self.measurements.push(measurement);
@@ -367,10 +381,11 @@ impl Bench {
     }
 
     async fn finish(self) -> anyhow::Result<Report> {
-        let server = match self.server {
-            Some(server) => Some(server.stop(self.appended).await?),
-            None => None,
-        };
+        let mut used = Vec::new();
+        for server in self.servers {
+            used.push(server.stop(self.appended).await?);
+        }
+        let server = Usage::of_all(used);
         Ok(Report {
             version: env!("CARGO_PKG_VERSION"),
             events_appended: self.appended,

@@ -53,11 +53,25 @@ pub struct FileSize {
 }
 
 impl Spawned {
+    /// Starts so many nodes, one after the other: the first makes the store. Where they keep it, the environment says
+    /// (`OUBLIETTE_EVENTS_DSN`, `OUBLIETTE_KEYS_DSN`).
+    ///
+    /// # Errors
+    /// As [`Spawned::start`].
+    pub async fn start_all(parent: &Path, tag: &str, keep: bool, nodes: u32) -> anyhow::Result<Vec<Self>> {
+        let keyring = (nodes > 1).then(|| parent.join(format!("oubliette-bench-{tag}")).join("keyring"));
+        let mut all = vec![Self::start(parent, tag, keep, keyring.as_deref()).await?];
+        for node in 1..nodes {
+            all.push(Self::start(parent, &format!("{tag}-{node}"), keep, keyring.as_deref()).await?);
+        }
+        Ok(all)
+    }
+
     /// Starts `oubliette serve --dev` on a free port in a fresh directory under `parent`, and waits until it is ready.
     ///
     /// # Errors
     /// The program cannot be started, or ends or stays unready; the directory then stays, with the server's log in it.
-    pub async fn start(parent: &Path, tag: &str, keep: bool) -> anyhow::Result<Self> {
+    pub async fn start(parent: &Path, tag: &str, keep: bool, keyring: Option<&Path>) -> anyhow::Result<Self> {
         let directory = parent.join(format!("oubliette-bench-{tag}"));
         let data = directory.join("data");
         fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
@@ -65,7 +79,11 @@ impl Spawned {
         let log = File::create(directory.join("server.log")).context("cannot create the server's log")?;
         let port = free_port()?;
         let program = std::env::current_exe().context("cannot find the program itself")?;
-        let child = Command::new(program)
+        let mut command = Command::new(program);
+        if let Some(keyring) = keyring {
+            command.env("OUBLIETTE_KEYRING_DIR", keyring);
+        }
+        let child = command
             .args(["serve", "--dev", "--listen", &format!("127.0.0.1:{port}"), "--data-dir"])
             .arg(&data)
             .stdin(Stdio::null())
@@ -141,6 +159,19 @@ impl Spawned {
     }
 }
 
+impl Usage {
+    /// What several servers used together.
+    pub fn of_all(all: Vec<Self>) -> Option<Self> {
+        all.into_iter().reduce(|one, other| Self {
+            cpu_seconds: one.cpu_seconds + other.cpu_seconds,
+            rss_bytes: one.rss_bytes + other.rss_bytes,
+            disk_bytes: one.disk_bytes + other.disk_bytes,
+            disk_bytes_per_event: one.disk_bytes_per_event + other.disk_bytes_per_event,
+            files: one.files.into_iter().chain(other.files).collect(),
+        })
+    }
+}
+
 impl Drop for Spawned {
     fn drop(&mut self) {
         // After an orderly end both calls do nothing; after a failure the data is of no use to anybody.
@@ -208,7 +239,7 @@ mod tests {
     async fn a_server_that_ends_at_once_leaves_its_log() {
         let parent = tempfile::tempdir().unwrap();
         // The program that runs here is the test binary, which does not know the command `serve --dev …`.
-        let error = Spawned::start(parent.path(), "tag", false).await.err().unwrap();
+        let error = Spawned::start(parent.path(), "tag", false, None).await.err().unwrap();
         assert!(error.to_string().contains("ended at once"), "{error}");
         assert!(parent.path().join("oubliette-bench-tag/server.log").exists());
     }
