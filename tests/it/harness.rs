@@ -158,13 +158,18 @@ impl Server {
             let report = if whole { self.verify().await } else { Vec::new() };
             self.app.stop().await;
             assert!(report.is_empty(), "the store does not verify: {report:?}");
-            let mut found = scan(self.path(), &self.canaries);
-            for dsn in [&self.app.config.events_dsn, &self.app.config.keys_dsn].into_iter().filter_map(|dsn| dsn.text())
-            {
-                found.extend(scan(&crate::postgres::files(dsn), &self.canaries));
-            }
+            let found = self.scan(&self.canaries);
             assert!(found.is_empty(), "clear values in files: {found:?}");
         }
+    }
+
+    /// Every file of the store, wherever it lies, in which a value stands in clear.
+    pub fn scan(&self, values: &[String]) -> Vec<String> {
+        let mut found = scan(self.path(), values);
+        for dsn in [&self.app.config.events_dsn, &self.app.config.keys_dsn].into_iter().filter_map(|dsn| dsn.text()) {
+            found.extend(scan(&crate::postgres::files(dsn), values));
+        }
+        found
     }
 
     /// What the whole-store check finds wrong.
@@ -231,8 +236,8 @@ impl Drop for Server {
 pub fn config_in(dir: &Path) -> Config {
     let mut config = Config::in_dir(&dir.join("data"));
     config.cache_kib = 2048;
-    // The whole suite on the other engine; what is about SQLite's files fails there.
-    if std::env::var_os("TESTS_ON_POSTGRES").is_some_and(|set| set == "1") {
+    // The whole suite on the other engine.
+    if crate::postgres::on_postgres() {
         crate::postgres::place(&mut config, dir);
     }
     config

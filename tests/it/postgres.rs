@@ -289,6 +289,27 @@ pub fn place(config: &mut oubliette::config::Config, dir: &Path) {
     config.keys_dsn = oubliette::config::Dsn::new(&keys).unwrap();
 }
 
+/// Whether every server of the suite uses PostgreSQL: `TESTS_ON_POSTGRES=1`.
+pub fn on_postgres() -> bool {
+    std::env::var_os("TESTS_ON_POSTGRES").is_some_and(|set| set == "1")
+}
+
+/// A copy of a database of the shared cluster, as it stands: its connection string. Nobody may be connected to it.
+pub fn copy_of(dsn: &str) -> String {
+    let cluster = cluster().expect("the database is in it");
+    let name = format!("t{}", MADE.fetch_add(1, Ordering::Relaxed));
+    let from = dsn.rsplit_once("dbname=").expect("a connection string of ours").1;
+    // Whoever has just left may still be seen for a moment.
+    let sql = format!("create database {name} template {from} strategy file_copy");
+    let mut tries = 100;
+    while let Err(error) = execute(&cluster.dsn("postgres"), &sql) {
+        assert!(tries > 0, "{error}");
+        tries -= 1;
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    cluster.dsn(&name)
+}
+
 /// The directory with the files of a database, as they are on the disk.
 pub fn files(dsn: &str) -> PathBuf {
     execute(dsn, "checkpoint").unwrap();

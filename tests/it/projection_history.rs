@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::api::{self, start};
 use crate::harness::Server;
+use crate::postgres::query;
 
 const BEGIN: i64 = 1_700_000_000_000;
 const MINUTE: i64 = 60_000;
@@ -99,25 +100,36 @@ async fn rebuild(server: &Server, name: &str) {
     }
 }
 
-fn tables(server: &Server) -> rusqlite::Connection {
-    let path = crate::harness::files(server.path()).into_iter().find(|path| path.ends_with("projections.db")).unwrap();
-    rusqlite::Connection::open(path).unwrap()
-}
-
 /// Rows of a table, of whatever generation.
 fn counted(server: &Server, table: &str) -> i64 {
-    tables(server).query_row(&format!("select count(*) from {table}"), [], |row| row.get(0)).unwrap()
+    let sql = format!("select count(*) from {table}");
+    match server.app.config.events_dsn.text() {
+        Some(dsn) => query(dsn, &format!("select count(*) from oubliette_projections.{table}"))[0].get(0),
+        None => tables(server).query_row(&sql, [], |row| row.get(0)).unwrap(),
+    }
 }
 
 /// What the tables hold of versions of the live generation.
 fn stored(server: &Server, what: &str) -> Vec<Option<Vec<u8>>> {
+    let from = |schema: &str| {
+        format!(
+            "{schema}row_versions v join {schema}generations g on g.id = v.generation
+                 where g.state = 'live' order by v.generation, v.key, v.since"
+        )
+    };
+    if let Some(dsn) = server.app.config.events_dsn.text() {
+        let what = if what == "sealed" { "sealed".to_owned() } else { format!("convert_to({what}::text, 'UTF8')") };
+        let rows = query(dsn, &format!("select {what} from {}", from("oubliette_projections.")));
+        return rows.iter().map(|row| row.get(0)).collect();
+    }
     let connection = tables(server);
-    let sql = format!(
-        "select cast({what} as blob) from row_versions v join generations g on g.id = v.generation
-         where g.state = 'live' order by v.generation, v.key, v.since"
-    );
-    let mut statement = connection.prepare(&sql).unwrap();
+    let mut statement = connection.prepare(&format!("select cast({what} as blob) from {}", from(""))).unwrap();
     statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+}
+
+fn tables(server: &Server) -> rusqlite::Connection {
+    let path = crate::harness::files(server.path()).into_iter().find(|path| path.ends_with("projections.db")).unwrap();
+    rusqlite::Connection::open(path).unwrap()
 }
 
 /// Ten events about two rows, with deletions and returns; what was answered after each.

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::faulty::{Fault, Faulty, Method, Rate};
 use crate::harness::Server;
+use crate::postgres::{execute, on_postgres, place_dir};
 
 const ALWAYS: Rate = Rate::Next(u32::MAX);
 
@@ -141,12 +142,18 @@ async fn a_key_that_nobody_knows_is_unavailable() {
     let (server, _) = rig().await;
     fill(&server).await;
     let dir = server.stop().await;
-    let keys = dir.path().join("data/keys/keys.db");
-    let connection = rusqlite::Connection::open(&keys).unwrap();
-    let one = "delete from deks where purpose = 'general'
-               and subject = (select min(subject) from deks where purpose = 'general')";
-    assert_eq!(connection.execute(one, []).unwrap(), 1);
-    drop(connection);
+    let deks = if on_postgres() { "oubliette_keys.deks" } else { "deks" };
+    let one = format!(
+        "delete from {deks} where purpose = 'general'
+         and subject = (select subject from {deks} where purpose = 'general' order by subject limit 1)"
+    );
+    if on_postgres() {
+        let [_, keys] = place_dir(dir.path());
+        assert_eq!(execute(&keys, &one).unwrap(), 1);
+    } else {
+        let connection = rusqlite::Connection::open(dir.path().join("data/keys/keys.db")).unwrap();
+        assert_eq!(connection.execute(&one, []).unwrap(), 1);
+    }
     let mut server = Server::on(dir, |config| config.dev = true, Clock::System).await;
     server.damaged = true;
     server.canary("Ada King");
@@ -158,12 +165,7 @@ async fn a_key_that_nobody_knows_is_unavailable() {
 async fn without_an_access_log_nothing_personal_is_read() {
     let (server, _) = rig().await;
     server.append("contact-1", "contact-created", &contact(1)).await.expect(201);
-    let raw = rusqlite::Connection::open(server.path().join("data/events/events.db")).unwrap();
-    raw.busy_timeout(std::time::Duration::from_secs(5)).unwrap();
-    raw.execute_batch(
-        "create trigger no_access_log before insert on access_log begin select raise(abort, 'the sink is down'); end",
-    )
-    .unwrap();
+    the_sink(&server, false);
     for accept in ["application/json", "application/x-ndjson", "text/event-stream"] {
         for partial in ["", "&partial=allow"] {
             let path = format!("/v1/events?redaction=typed{partial}");
@@ -172,9 +174,33 @@ async fn without_an_access_log_nothing_personal_is_read() {
             assert!(!answer.contains("Ada King") && !answer.contains("erased"), "{accept}: {answer}");
         }
     }
-    raw.execute_batch("drop trigger no_access_log").unwrap();
+    the_sink(&server, true);
     let page = server.get("/v1/events").await.expect(200).json();
     assert_eq!(page["items"][0]["data"]["name"], "Ada King");
     let log = server.get("/v1/audit/access-log").await.expect(200).json();
     assert!(!log["items"].as_array().unwrap().is_empty());
+}
+
+/// Lets nothing into the access log, or lets it in again.
+fn the_sink(server: &Server, up: bool) {
+    if let Some(dsn) = server.app.config.events_dsn.text() {
+        let sql = if up {
+            "drop function oubliette_events.no_access_log() cascade; select 1"
+        } else {
+            "create function oubliette_events.no_access_log() returns trigger language plpgsql as
+               $$ begin raise exception 'the sink is down'; end $$;
+             create trigger no_access_log before insert on oubliette_events.access_log
+               for each statement execute function oubliette_events.no_access_log()"
+        };
+        execute(dsn, sql).unwrap();
+        return;
+    }
+    let raw = rusqlite::Connection::open(server.path().join("data/events/events.db")).unwrap();
+    raw.busy_timeout(std::time::Duration::from_secs(5)).unwrap();
+    let sql = if up {
+        "drop trigger no_access_log"
+    } else {
+        "create trigger no_access_log before insert on access_log begin select raise(abort, 'the sink is down'); end"
+    };
+    raw.execute_batch(sql).unwrap();
 }

@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use crate::api::{list, start};
-use crate::harness::{Server, scan};
+use crate::harness::Server;
 use crate::population::{Append, Options, Person, Population, schemas};
 
 /// Connections that append at the same time.
@@ -52,10 +52,10 @@ async fn run(options: Options, forgotten: usize) -> (u64, u64) {
 
     let canaries = canaries(&appends);
     assert_eq!(canaries.len(), 100);
-    let found = scan(server.path(), &canaries);
+    let found = server.scan(&canaries);
     assert!(found.is_empty(), "in clear: {found:?}");
     // What is not personal is found: the search sees what there is.
-    assert!(!scan(server.path(), &["product-added-to-cart".to_owned()]).is_empty());
+    assert!(!server.scan(&["product-added-to-cart".to_owned()]).is_empty());
 
     // Of the busiest and of the quietest people, each as often as the other.
     let step = population.people().len() / forgotten;
@@ -70,7 +70,7 @@ async fn run(options: Options, forgotten: usize) -> (u64, u64) {
     let erased = erase(&original, &gone);
     assert_ne!(erased, original);
     compare(&erased, &read(&server).await);
-    let found = scan(server.path(), &canaries);
+    let found = server.scan(&canaries);
     assert!(found.is_empty(), "in clear: {found:?}");
     (half, end)
 }
