@@ -21,9 +21,9 @@ pub const SCHEMA: &str = "oubliette_keys";
 pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, sql: include_str!("../../../migrations/keys/postgres/0001_keystore.sql") },
     Migration { version: 2, sql: include_str!("../../../migrations/keys/postgres/0002_natural_keys.sql") },
-    Migration { version: 3, sql: include_str!("../../../migrations/keys/postgres/0003_nodes.sql") },
+    Migration { version: 4, sql: include_str!("../../../migrations/keys/postgres/0004_nodes.sql") },
 ];
-const FORMAT: i64 = 3;
+const FORMAT: i64 = 4;
 const SECRETS: [&str; 4] = ["subject-map", "cursor", "idempotency", "natural-key"];
 
 /// Keys that belong to nobody.
