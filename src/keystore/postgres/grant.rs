@@ -47,9 +47,9 @@ impl Tools {
             ShardKey::Wrapped(id, epoch, kid, wrapped) => {
                 let corrupt = KeystoreError::Corrupt { table: "keks", column: "wrapped" };
                 let root = self.keyring.root(*epoch).ok_or(corrupt.clone())?;
-                let name = root_id(root);
+                let name = root_id(&root);
                 let context = kek_context(&self.store, &name, *epoch, shard);
-                let key = unwrap(root, &context, wrapped, kid).map_err(|_| corrupt)?;
+                let key = unwrap(&root, &context, wrapped, kid).map_err(|_| corrupt)?;
                 Ok(Arc::new(Kek { id: *id, epoch: *epoch, key }))
             }
         }
@@ -294,9 +294,9 @@ impl<'t> Granter<'t> {
         let epoch = keyring.epoch();
         let root = keyring.root(epoch).ok_or(KeystoreError::Unavailable { reason: "no root key" })?;
         let kek = Arc::new(Kek { id: self.tools.draw()?, epoch, key: Dek::generate().map_err(|_| NO_ENTROPY)? });
-        let name = root_id(root);
+        let name = root_id(&root);
         let context = kek_context(&self.tools.store, &name, epoch, shard);
-        let wrapped = wrap(root, &context, &kek.key, self.tools.draw()?);
+        let wrapped = wrap(&root, &context, &kek.key, self.tools.draw()?);
         self.made.keks.push((shard, Arc::clone(&kek), wrapped));
         Ok(kek)
     }
