@@ -3,6 +3,7 @@
 //! Owns: what exists together and what may not. Keeps invariant 8: a keystore is never made beside an event log that
 //! already has events, nor the reverse, and nothing personal is served while the erasure record is behind.
 
+mod epochs;
 mod stores;
 mod views;
 
@@ -24,10 +25,12 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::OpenError;
 use crate::db::statement::DbError;
+use crate::erasure::epoch::{EpochParts, Epochs};
 use crate::erasure::recovery::{self, Standing};
 use crate::erasure::requests::{ForgetError, Parts, Requests};
 use crate::event::StoreId;
 use crate::eventlog::EventLog;
+use crate::keystore::epoch::EpochTimes;
 use crate::keystore::keyring::{Keyring, KeyringError};
 use crate::keystore::lease::Leases;
 use crate::keystore::{CachedKeystore, KeyCache, Keystore, KeystoreError, KeystoreOpenError, ServiceKeys};
@@ -175,6 +178,8 @@ pub struct App {
     pub guard: Guard,
     /// Forget requests.
     pub requests: Requests,
+    /// Epochs of root keys.
+    pub epochs: Epochs,
     /// Decisions.
     pub recorder: Recorder,
     /// API keys.
@@ -256,6 +261,15 @@ impl App {
             clock: clock.clone(),
             entropy: Arc::clone(&entropy),
         };
+        let epochs = Epochs::new(EpochParts {
+            log: Arc::clone(&log),
+            keys: Arc::clone(&keys),
+            appender: appender.clone(),
+            clock: clock.clone(),
+            level: Arc::clone(&level),
+            times: EpochTimes { every: config.epoch, keep: config.backup_horizon },
+        });
+        let epoch_task = tokio::spawn(epochs::run(epochs.clone()));
         let (requests, worker_task) = recovery::start(parts, stores.keyring, stores.store);
         let flush_task = tokio::spawn(flush_access(Arc::clone(&access), clock.clone()));
         let app = Self {
@@ -272,6 +286,7 @@ impl App {
             folds: views.folds,
             guard: views.guard,
             requests,
+            epochs,
             recorder,
             api_keys,
             checkpoint,
@@ -282,7 +297,7 @@ impl App {
             stopping: watch::Sender::new(false),
             access,
             view_tasks: views.tasks,
-            tasks: vec![flush_task, worker_task, writer_task],
+            tasks: vec![flush_task, worker_task, epoch_task, writer_task],
             lock,
         };
         Ok((Arc::new(app), first))
@@ -303,8 +318,8 @@ impl App {
     pub async fn stop(&self) {
         self.view_tasks.end(&self.projections).await;
         let _ = self.access.flush(self.clock.now(), true).await;
-        for task in &self.tasks[..2] {
-            // The worker may be stopped anywhere: it resumes from the log.
+        for task in &self.tasks[..3] {
+            // The worker and the epochs may be stopped anywhere: they resume from log and keystore.
             task.abort();
         }
         while self.writer.waiting() > 0 {

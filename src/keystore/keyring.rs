@@ -337,6 +337,7 @@ pub fn root_id(root: &Secret32) -> [u8; 16] {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;

@@ -14,7 +14,7 @@ use oubliette::eventlog::{
     ReadError, ReadQuery, Refused, RequestRow, StreamInfo,
 };
 use oubliette::keystore::{
-    DekId, DestroyOrder, Destruction, Fetched, Granted, Keystore, KeystoreError, KeystoreStats, Resolved, Want,
+    DekId, DestroyOrder, Destruction, EpochStatus, EpochStep, Fetched, Granted, Keystore, KeystoreError, KeystoreStats, Resolved, Want,
     WashReport,
 };
 use tokio::sync::watch;
@@ -49,6 +49,8 @@ pub enum Method {
     Wash,
     Reauthorize,
     Stats,
+    Epochs,
+    AdvanceEpoch,
 }
 
 /// A keystore in front of a real one.
@@ -166,6 +168,14 @@ impl Keystore for Faulty {
 
     fn stats(&self) -> BoxFuture<'_, Result<KeystoreStats, KeystoreError>> {
         Box::pin(self.call(Method::Stats, self.inner.stats()))
+    }
+
+    fn epochs(&self) -> BoxFuture<'_, Result<EpochStatus, KeystoreError>> {
+        Box::pin(self.call(Method::Epochs, self.inner.epochs()))
+    }
+
+    fn advance_epoch(&self, step: EpochStep) -> BoxFuture<'_, Result<EpochStatus, KeystoreError>> {
+        Box::pin(self.call(Method::AdvanceEpoch, self.inner.advance_epoch(step)))
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

@@ -125,11 +125,11 @@ async fn the_wrong_store_and_the_wrong_keyring_are_told_apart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn damaged_and_newer_keystores_are_refused() {
     for (damage, error) in [
-        ("update meta set format = 3", KeystoreOpenError::Format(3)),
+        ("update meta set format = 4", KeystoreOpenError::Format(4)),
         ("update meta set store = decode(repeat('08', 16), 'hex')", KeystoreOpenError::StoreMismatch),
         ("update secrets set wrapped = decode(repeat('00', 88), 'hex')", KeystoreOpenError::Corrupt),
         ("update secrets set kid = decode(repeat('00', 32), 'hex')", KeystoreOpenError::Corrupt),
-        ("insert into migrations(version) values (3)", KeystoreOpenError::Format(3)),
+        ("insert into migrations(version) values (4)", KeystoreOpenError::Format(4)),
     ] {
         let Some(rig) = PostgresRig::place() else { return };
         rig.create().await.unwrap().close().await;

@@ -131,7 +131,7 @@ async fn foreign_and_damaged_files_are_refused() {
     assert_eq!(rig.open_as(STORE, &rig.keyring).err(), Some(KeystoreOpenError::NotAKeystore));
     assert_eq!(rig.create().err(), Some(KeystoreOpenError::Exists));
     for (damage, error) in [
-        ("update meta set format = 3", KeystoreOpenError::Format(3)),
+        ("update meta set format = 4", KeystoreOpenError::Format(4)),
         ("update meta set format = 0", KeystoreOpenError::Format(0)),
         ("delete from secrets where name = 'natural-key'", KeystoreOpenError::Corrupt),
         ("delete from meta", KeystoreOpenError::Corrupt),

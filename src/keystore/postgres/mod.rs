@@ -6,6 +6,7 @@
 //! what other processes have in memory could not be revoked yet.
 
 mod destroy;
+mod epoch;
 mod facts;
 mod fetch;
 mod grant;
@@ -25,6 +26,7 @@ pub use schema::{MIGRATIONS, SCHEMA};
 use crate::clock::Clock;
 use crate::db::postgres::{Connection, Connector, Deviation, PgError, Pool, Target};
 use crate::event::{ExternalId, NaturalKey, Purpose, StoreId, SubjectKey, SubjectRef};
+use crate::keystore::epoch::{EpochStatus, EpochStep};
 use crate::keystore::keyring::Keyring;
 use crate::keystore::{
     DekId, DestroyOrder, Destruction, Fetched, Granted, Keystore, KeystoreError, KeystoreOpenError, KeystoreStats,
@@ -137,6 +139,11 @@ impl PostgresKeystore {
         self.connector.deviations()
     }
 
+    /// Lets go of the keys that these shards had before this epoch: they were replaced, here or by another process.
+    pub fn drop_shard_keys(&self, epoch: u32, shards: &[u8]) {
+        self.shared.keks.drop_before(epoch, shards);
+    }
+
     async fn ask<T>(&self, make: impl FnOnce(Reply<T>) -> Request) -> Result<T, KeystoreError> {
         let (reply, answer) = oneshot::channel();
         self.requests.send(make(reply)).await.map_err(|_| CLOSED)?;
@@ -212,6 +219,14 @@ impl Keystore for PostgresKeystore {
         reading!(self, connection => fetch::stats(&connection, self.shared.tools.keyring.epoch()))
     }
 
+    fn epochs(&self) -> BoxFuture<'_, Result<EpochStatus, KeystoreError>> {
+        reading!(self, connection => epoch::status(&connection, &self.shared.tools.keyring))
+    }
+
+    fn advance_epoch(&self, step: EpochStep) -> BoxFuture<'_, Result<EpochStatus, KeystoreError>> {
+        Box::pin(self.ask(move |reply| Request::Epoch(step, reply)))
+    }
+
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             // A wash that fails here is repeated by the next start's erasure worker; closing goes on.
@@ -227,6 +242,7 @@ enum Request {
     Ensure(Vec<Want>, Reply<Vec<Granted>>),
     Destroy(DestroyOrder, Reply<Destruction>),
     Reauthorize(SubjectKey, Vec<Purpose>, Reply<Option<SubjectRef>>),
+    Epoch(EpochStep, Reply<EpochStatus>),
     Wash(Reply<WashReport>),
     Close(Reply<()>),
 }
@@ -251,7 +267,7 @@ impl Engine {
         let mut requests = Vec::with_capacity(BATCH);
         while inbox.recv_many(&mut requests, BATCH).await > 0 {
             let (mut work, mut waiting, mut orders) = (Vec::new(), Vec::new(), Vec::new());
-            let (mut washes, mut closes) = (Vec::new(), Vec::new());
+            let (mut steps, mut washes, mut closes) = (Vec::new(), Vec::new(), Vec::new());
             for request in requests.drain(..) {
                 match request {
                     Request::Ensure(wants, reply) => {
@@ -263,6 +279,7 @@ impl Engine {
                         waiting.push(Waiting::Reauthorized(reply));
                     }
                     Request::Destroy(order, reply) => orders.push((order, reply)),
+                    Request::Epoch(step, reply) => steps.push((step, reply)),
                     Request::Wash(reply) => washes.push(reply),
                     Request::Close(reply) => closes.push(reply),
                 }
@@ -272,6 +289,9 @@ impl Engine {
             }
             for (order, reply) in orders {
                 let _ = reply.send(self.destroy(&order).await);
+            }
+            for (step, reply) in steps {
+                let _ = reply.send(self.advance_epoch(step).await);
             }
             // After the work: one wash covers every destruction that was waiting before it.
             if !washes.is_empty() || !closes.is_empty() {
@@ -347,12 +367,20 @@ impl Engine {
         }
     }
 
+    async fn advance_epoch(&mut self, step: EpochStep) -> Result<EpochStatus, KeystoreError> {
+        let connection = self.connection().await?;
+        // A connection on which something failed is dropped, and its transaction with it; the step may be repeated.
+        let status = epoch::advance(&connection, &self.shared.tools, &self.shared.keks, step).await?;
+        self.connection = Some(connection);
+        Ok(status)
+    }
+
     async fn wash(&mut self) -> Result<WashReport, KeystoreError> {
         if !self.dirty {
             return Ok(WashReport { bytes: 0, incomplete: false });
         }
         let connection = self.connection().await?;
-        let report = wash::wash(&connection).await?;
+        let report = wash::wash(&connection, wash::Tables::Small).await?;
         self.connection = Some(connection);
         self.dirty = report.incomplete;
         Ok(report)

@@ -124,7 +124,9 @@ async fn secret(
     let kid: &[u8] = row.try_get(1).map_err(PgError::from)?;
     let wrapped: &[u8] = row.try_get(2).map_err(PgError::from)?;
     let epoch = u32::try_from(epoch).map_err(|_| KeystoreOpenError::Corrupt)?;
-    let root = keyring.root(epoch).ok_or_else(|| KeystoreOpenError::without_root(keyring, epoch))?;
+    // Another node may have begun an epoch since the keyring was read.
+    let found = keyring.root(epoch).or_else(|| keyring.refresh().ok().and_then(|()| keyring.root(epoch)));
+    let root = found.ok_or_else(|| KeystoreOpenError::without_root(keyring, epoch))?;
     let kek_id = root_id(&root);
     // Which root made the record is written in it: another keyring and damaged rows are told apart.
     match wrapped_by(wrapped) {

@@ -175,7 +175,7 @@ impl Keystore for SqliteKeystore {
     }
 
     fn advance_epoch(&self, step: EpochStep) -> BoxFuture<'_, Result<EpochStatus, KeystoreError>> {
-        Box::pin(self.ask(|reply| Request::Epoch(step, reply)))
+        Box::pin(self.ask(move |reply| Request::Epoch(step, reply)))
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
