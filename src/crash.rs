@@ -72,7 +72,10 @@ pub fn point(name: &'static str) {
     use std::sync::atomic::{AtomicU32, Ordering};
     static WANTED: OnceLock<Option<(String, u32)>> = OnceLock::new();
     static PASSED: AtomicU32 = AtomicU32::new(0);
-    debug_assert!([POINTS, START_POINTS, PROJECTION_POINTS, EPOCH_POINTS].concat().contains(&name), "unlisted crash point {name}");
+    debug_assert!(
+        [POINTS, START_POINTS, PROJECTION_POINTS, EPOCH_POINTS].concat().contains(&name),
+        "unlisted crash point {name}"
+    );
     let wanted = WANTED.get_or_init(|| {
         let text = std::env::var("OUBLIETTE_CRASH_AT").ok()?;
         let (point, nth) = text.rsplit_once(':').unwrap_or((&text, "1"));

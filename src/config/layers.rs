@@ -339,7 +339,9 @@ mod tests {
         let bound = load_file("epoch = \"P10D\"\nbackup_horizon = \"P21D\"\n", &[], Flags::default());
         assert_eq!(
             messages(bound),
-            ["backup_horizon makes P31D with epoch, and P30D is the most: so long a backup could open what was forgotten"]
+            [
+                "backup_horizon makes P31D with epoch, and P30D is the most: so long a backup could open what was forgotten"
+            ]
         );
         let strict = load_file("epoch = \"PT1H\"\nbackup_horizon = \"PT0S\"\n", &[], Flags::default()).unwrap();
         assert_eq!(strict.backup_bound_text(), ["PT1H", "PT1H", "PT0S"]);

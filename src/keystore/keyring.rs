@@ -20,8 +20,8 @@ use crate::keystore::commitment;
 use crate::secret::Secret32;
 
 use files::{
-    SIGNING_FILE, STORE_FILE, beside, check_private, io, overwrite_and_remove, read_key, read_store, remove_if_there, root_file,
-    roots_in, store_text, sync_dir, sync_parent, write_new,
+    SIGNING_FILE, STORE_FILE, beside, check_private, io, overwrite_and_remove, read_key, read_store, remove_if_there,
+    root_file, roots_in, store_text, sync_dir, sync_parent, write_new,
 };
 
 /// How far erasures have been witnessed: the number of the last one, and the digest of the chain up to it.
@@ -479,10 +479,7 @@ mod tests {
         let (_temp, dir) = made();
         let (one, other) = (Keyring::open(&dir).unwrap(), Keyring::open(&dir).unwrap());
         one.record_erasure(5, [5; 32]).unwrap();
-        assert_eq!(
-            other.record_erasure(3, [3; 32]).unwrap_err(),
-            KeyringError::NotMonotone { witnessed: 5, given: 3 }
-        );
+        assert_eq!(other.record_erasure(3, [3; 32]).unwrap_err(), KeyringError::NotMonotone { witnessed: 5, given: 3 });
         other.record_erasure(5, [5; 32]).unwrap();
         other.record_erasure(6, [6; 32]).unwrap();
         one.refresh().unwrap();

@@ -14,8 +14,8 @@ use oubliette::eventlog::{
     ReadError, ReadQuery, Refused, RequestRow, StreamInfo,
 };
 use oubliette::keystore::{
-    DekId, DestroyOrder, Destruction, EpochStatus, EpochStep, Fetched, Granted, Keystore, KeystoreError, KeystoreStats, Resolved, Want,
-    WashReport,
+    DekId, DestroyOrder, Destruction, EpochStatus, EpochStep, Fetched, Granted, Keystore, KeystoreError, KeystoreStats,
+    Resolved, Want, WashReport,
 };
 use tokio::sync::watch;
 

@@ -10,7 +10,7 @@ use oubliette::keystore::postgres::{PostgresKeystore, SCHEMA};
 use oubliette::keystore::{Keystore, KeystoreOpenError};
 use oubliette::secret::Entropy;
 
-use crate::conformance::keystore::{Rig, granted, keystore_suite, order, want};
+use crate::conformance::keystore::{Copy, Rig, granted, keystore_suite, order, want};
 use crate::postgres::{cluster, execute, files, query, wait};
 
 const STORE: StoreId = StoreId([7; 16]);
@@ -82,6 +82,37 @@ impl Rig for PostgresRig {
         entries
             .filter_map(|entry| Some((entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).ok()?)))
             .collect()
+    }
+
+    fn copy(&self) -> Copy {
+        let (dsn, mut copy) = (self.dsn_in_schema(), Copy::default());
+        let array = |bytes: &[u8]| bytes.try_into().unwrap();
+        for row in query(&dsn, "select shard, kek_id, epoch, root, kid, wrapped from keks join kek_slots using (slot)")
+        {
+            let number = |at| row.get::<_, i64>(at) as u32;
+            copy.keks.push((
+                number(0) as u8,
+                array(row.get(1)),
+                number(2),
+                number(3),
+                row.get::<_, &[u8]>(4).try_into().unwrap(),
+                row.get(5),
+            ));
+        }
+        let sql = "select subject, purpose, generation, kid, wrapped from deks join key_slots using (slot)";
+        for row in query(&dsn, sql) {
+            let kid = row.get::<_, &[u8]>(3).try_into().unwrap();
+            copy.deks.push((array(row.get(0)), row.get(1), row.get::<_, i64>(2) as u32, kid, row.get(4)));
+        }
+        copy
+    }
+
+    fn keyring(&self) -> &Keyring {
+        &self.keyring
+    }
+
+    fn store(&self) -> StoreId {
+        STORE
     }
 }
 

@@ -87,8 +87,7 @@ async fn begin(connection: &Connection, tools: &Tools, after: u32, at: Millis) -
     let (newest, _) = newest_epoch(connection).await?;
     if newest == after {
         let epoch = tools.keyring.begin_epoch(after).map_err(|error| keyring_error(&error))?;
-        let sql =
-            "insert into epochs (epoch, began_ms, erasure) select $1, $2, applied_erasure from meta where id = 1";
+        let sql = "insert into epochs (epoch, began_ms, erasure) select $1, $2, applied_erasure from meta where id = 1";
         connection.execute(sql, &[&i64::from(epoch), &at.0]).await?;
     }
     commit(connection).await
@@ -159,7 +158,8 @@ async fn rekey_shard(
     let rewrapper = tools.rewrapper();
     let (new, wrapped) = rewrapper.make_kek(shard, epoch)?;
     let (first, last) = shard_range(shard);
-    let sql = "select d.subject, d.purpose, d.generation, d.kid, s.slot, s.wrapped from deks d join key_slots s using (slot)
+    let sql =
+        "select d.subject, d.purpose, d.generation, d.kid, s.slot, s.wrapped from deks d join key_slots s using (slot)
                where d.subject between $1 and $2";
     let (mut slots, mut records, mut unreadable) = (Vec::new(), Vec::new(), 0);
     for row in connection.query(sql, &[&first.as_slice(), &last.as_slice()]).await? {
@@ -182,9 +182,7 @@ async fn rekey_shard(
     set_slot(connection, slot, &wrapped).await?;
     let sql = "update keks set kek_id = $2, epoch = $3, kid = $4, root = $3, dirty = 0 where shard = $1";
     let kid = new.key.kid();
-    connection
-        .execute(sql, &[&i64::from(shard), &new.id.as_slice(), &i64::from(epoch), &kid.0.as_slice()])
-        .await?;
+    connection.execute(sql, &[&i64::from(shard), &new.id.as_slice(), &i64::from(epoch), &kid.0.as_slice()]).await?;
     count_rewrapped(connection, epoch, [1, 0, moved, unreadable]).await?;
     Ok(new)
 }

@@ -98,7 +98,8 @@ const KEYS: &str =
      where d.subject = any($1)";
 /// Shard keys that are not known, or not as known: another node may have replaced them. The identities of the known ones come
 /// as 256 times 16 bytes, in the order of shards.
-const KEKS: &str = "select k.shard, k.kek_id, k.epoch, k.kid, k.root, s.wrapped from keks k join kek_slots s using (slot)
+const KEKS: &str =
+    "select k.shard, k.kek_id, k.epoch, k.kid, k.root, s.wrapped from keks k join kek_slots s using (slot)
      where k.kek_id <> substr($1::bytea, (k.shard * 16 + 1)::int, 16)";
 
 /// Reads everything about the people with these tags and pseudonyms. `begin` begins the transaction; with `locked` the row
@@ -141,7 +142,13 @@ pub async fn gather(
         }
     }
     if let Some(row) = slots.first() {
-        facts.slots = Slots { key: get(row, 0)?, id: get(row, 1)?, subject: get(row, 2)?, natural: get(row, 3)?, kek: get(row, 4)? };
+        facts.slots = Slots {
+            key: get(row, 0)?,
+            id: get(row, 1)?,
+            subject: get(row, 2)?,
+            natural: get(row, 3)?,
+            kek: get(row, 4)?,
+        };
         facts.epoch = small(row, 5)?;
     }
     for row in &shard_keys {

@@ -86,7 +86,8 @@ impl Keks {
         if missing.is_empty() {
             return Ok(known);
         }
-        let sql = "select k.shard, k.kek_id, k.epoch, k.kid, k.root, s.wrapped from keks k join kek_slots s using (slot)
+        let sql =
+            "select k.shard, k.kek_id, k.epoch, k.kid, k.root, s.wrapped from keks k join kek_slots s using (slot)
                    where k.shard = any($1)";
         for row in connection.query(sql, &[&missing]).await? {
             let shard = u8::try_from(get::<i64>(&row, 0)?).map_err(|_| PgError::Type)?;

@@ -74,7 +74,8 @@ pub async fn create(
         let kid = key.kid();
         connection.execute(sql, &[&name, &i64::from(epoch), &kid.0.as_slice(), &wrapped.as_slice()]).await?;
     }
-    let first = "insert into epochs (epoch, began_ms, finished_ms, erasure) values ($1, $2, $2, 0)";
+    let first = "insert into epochs (epoch, began_ms, finished_ms, erasure) values ($1, $2, $2, 0)
+                 on conflict (epoch) do nothing";
     connection.execute(first, &[&i64::from(epoch), &now.0]).await?;
     Ok(connection.batch("commit").await?)
 }

@@ -48,8 +48,8 @@ pub async fn wash(connection: &Connection, tables: Tables) -> Result<WashReport,
             None => 0,
         };
         report.bytes += size.unsigned_abs();
-        let rewritten = (size <= SMALL || tables == Tables::All) &&
-             step(connection, "rewrite", &format!("vacuum full {table}")).await?;
+        let rewritten = (size <= SMALL || tables == Tables::All)
+            && step(connection, "rewrite", &format!("vacuum full {table}")).await?;
         report.incomplete |= !rewritten && tables == Tables::All;
         if !rewritten && !step(connection, "vacuum", &format!("vacuum {table}")).await? {
             report.incomplete = true;

@@ -43,9 +43,7 @@ impl Engine {
         }
         if buried > 0 {
             // Copies of this file still hold the keys under the key of their shard: the next epoch gives it another.
-            self.conn
-                .prepare_cached("update keks set dirty = 1 where shard = ?1")?
-                .execute([order.subject.0[0]])?;
+            self.conn.prepare_cached("update keks set dirty = 1 where shard = ?1")?.execute([order.subject.0[0]])?;
         }
         if person {
             self.conn

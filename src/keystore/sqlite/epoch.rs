@@ -141,7 +141,9 @@ impl Engine {
         };
         if !dirty {
             set_slot(&rewrapper.wrap_kek(shard, &old, epoch)?)?;
-            self.conn.prepare_cached("update keks set root = ?2 where shard = ?1")?.execute([u32::from(shard), epoch])?;
+            self.conn
+                .prepare_cached("update keks set root = ?2 where shard = ?1")?
+                .execute([u32::from(shard), epoch])?;
             let strays = self.under_another_key(shard, &old)?;
             return self.count_rewrapped(epoch, (0, 1, 0, strays));
         }
@@ -227,7 +229,11 @@ impl Engine {
 
     fn count_rewrapped(&self, epoch: u32, (rekeyed, rewrapped, keys, unreadable): (u64, u64, u64, u64)) -> Result<()> {
         if unreadable > 0 {
-            tracing::error!(epoch, keys = unreadable, "keys do not open and cannot be wrapped anew; they stay as they are");
+            tracing::error!(
+                epoch,
+                keys = unreadable,
+                "keys do not open and cannot be wrapped anew; they stay as they are"
+            );
         }
         self.conn
             .prepare_cached(
@@ -242,7 +248,9 @@ impl Engine {
     fn nothing_before(&self, epoch: u32) -> Result<bool> {
         Ok(!self
             .conn
-            .prepare_cached("select 1 from keks where root < ?1 union all select 1 from secrets where epoch < ?1 limit 1")?
+            .prepare_cached(
+                "select 1 from keks where root < ?1 union all select 1 from secrets where epoch < ?1 limit 1",
+            )?
             .exists([epoch])?)
     }
 
