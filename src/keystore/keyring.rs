@@ -177,6 +177,11 @@ impl Keyring {
         self.roots.read().unwrap_or_else(PoisonError::into_inner).last_key_value().map_or(0, |(epoch, _)| *epoch)
     }
 
+    /// The epochs whose roots are here, ascending.
+    pub fn epochs(&self) -> Vec<u32> {
+        self.roots.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+
     /// Makes the root of the epoch after `after`, durably, and then lets it be used. Nothing is made when there is a later
     /// one than `after` already: whoever repeats the call, or two nodes at once, get one root.
     ///

@@ -86,9 +86,13 @@ async fn begin(connection: &Connection, tools: &Tools, after: u32, at: Millis) -
     connection.query(LOCK, &[]).await?;
     let (newest, _) = newest_epoch(connection).await?;
     if newest == after {
-        let epoch = tools.keyring.begin_epoch(after).map_err(|error| keyring_error(&error))?;
-        let sql = "insert into epochs (epoch, began_ms, erasure) select $1, $2, applied_erasure from meta where id = 1";
-        connection.execute(sql, &[&i64::from(epoch), &at.0]).await?;
+        tools.keyring.begin_epoch(after).map_err(|error| keyring_error(&error))?;
+        // A database older than the keyring lacks rows of epochs between; their roots are to be destroyed all the same.
+        for root in tools.keyring.epochs().into_iter().filter(|root| *root > after) {
+            let sql =
+                "insert into epochs (epoch, began_ms, erasure) select $1, $2, applied_erasure from meta where id = 1";
+            connection.execute(sql, &[&i64::from(root), &at.0]).await?;
+        }
     }
     commit(connection).await
 }

@@ -107,11 +107,14 @@ impl Engine {
             return Ok(());
         }
         let epoch = self.keyring.begin_epoch(after).map_err(|error| keyring_error(&error))?;
-        self.conn
-            .prepare_cached(
-                "insert into epochs (epoch, began_ms, erasure) select ?1, ?2, applied_erasure from meta where id = 1",
-            )?
-            .execute(params![epoch, at.0])?;
+        // A file older than the keyring lacks rows of epochs between; their roots are to be destroyed all the same.
+        for root in self.keyring.epochs().into_iter().filter(|root| *root > after) {
+            self.conn
+                .prepare_cached(
+                    "insert into epochs (epoch, began_ms, erasure) select ?1, ?2, applied_erasure from meta where id = 1",
+                )?
+                .execute(params![root, at.0])?;
+        }
         self.tally(|counts| counts.epoch = epoch);
         Ok(())
     }
