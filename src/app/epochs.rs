@@ -3,17 +3,37 @@
 //! Owns: when it looks, and how long it waits after a failure. Must not know: what a step is. At start it goes on with what a
 //! crash left; afterwards it looks every few seconds, for what is due by the clock, and whenever it is woken.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use crate::erasure::epoch::{EpochError, Epochs};
+use tokio::task::JoinHandle;
+
+use crate::config::Config;
+use crate::erasure::epoch::{EpochError, EpochParts, Epochs};
+use crate::erasure::requests::Parts;
+use crate::keystore::epoch::EpochTimes;
 
 /// How often it looks whether something is due.
 const LOOK: Duration = Duration::from_secs(5);
 /// Longest pause after a failure.
 const LONGEST: Duration = Duration::from_mins(1);
 
+/// The epochs of a store, and the task that keeps them going.
+pub(super) fn start(config: &Config, parts: &Parts, level: Arc<AtomicBool>) -> (Epochs, JoinHandle<()>) {
+    let epochs = Epochs::new(EpochParts {
+        log: Arc::clone(&parts.log),
+        keys: Arc::clone(&parts.keys),
+        appender: parts.appender.clone(),
+        clock: parts.clock.clone(),
+        level,
+        times: EpochTimes { every: config.epoch, keep: config.backup_horizon },
+    });
+    (epochs.clone(), tokio::spawn(run(epochs)))
+}
+
 /// Runs until the task is stopped, which may happen anywhere.
-pub(super) async fn run(epochs: Epochs) {
+async fn run(epochs: Epochs) {
     let mut pause = LOOK;
     loop {
         match epochs.advance().await {

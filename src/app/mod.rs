@@ -25,12 +25,11 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::OpenError;
 use crate::db::statement::DbError;
-use crate::erasure::epoch::{EpochParts, Epochs};
+use crate::erasure::epoch::Epochs;
 use crate::erasure::recovery::{self, Standing};
 use crate::erasure::requests::{ForgetError, Parts, Requests};
 use crate::event::StoreId;
 use crate::eventlog::EventLog;
-use crate::keystore::epoch::EpochTimes;
 use crate::keystore::keyring::{Keyring, KeyringError};
 use crate::keystore::lease::Leases;
 use crate::keystore::{CachedKeystore, KeyCache, Keystore, KeystoreError, KeystoreOpenError, ServiceKeys};
@@ -261,15 +260,7 @@ impl App {
             clock: clock.clone(),
             entropy: Arc::clone(&entropy),
         };
-        let epochs = Epochs::new(EpochParts {
-            log: Arc::clone(&log),
-            keys: Arc::clone(&keys),
-            appender: appender.clone(),
-            clock: clock.clone(),
-            level: Arc::clone(&level),
-            times: EpochTimes { every: config.epoch, keep: config.backup_horizon },
-        });
-        let epoch_task = tokio::spawn(epochs::run(epochs.clone()));
+        let (epochs, epoch_task) = epochs::start(&config, &parts, level.clone());
         let (requests, worker_task) = recovery::start(parts, stores.keyring, stores.store);
         let flush_task = tokio::spawn(flush_access(Arc::clone(&access), clock.clone()));
         let app = Self {

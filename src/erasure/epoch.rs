@@ -268,12 +268,13 @@ impl Epochs {
     }
 }
 
-/// Everything the log should say by now, in the order of epochs. The first epoch began with the store and replaced nothing.
+/// Everything the log should say by now, in the order in which it happened. The first epoch began with the store and replaced
+/// nothing.
 fn facts(status: &EpochStatus) -> Vec<EpochFact> {
     let mut facts = Vec::new();
     for (at, epoch) in status.epochs.iter().enumerate() {
-        if at > 0 && epoch.finished.is_some() {
-            facts.push(EpochFact::EpochFinished {
+        if let Some(finished) = epoch.finished.filter(|_| at > 0) {
+            let fact = EpochFact::EpochFinished {
                 epoch: epoch.epoch,
                 shards_rekeyed: epoch.shards_rekeyed,
                 shards_rewrapped: epoch.shards_rewrapped,
@@ -281,14 +282,17 @@ fn facts(status: &EpochStatus) -> Vec<EpochFact> {
                 keys_unreadable: epoch.keys_unreadable,
                 erasure: epoch.erasure,
                 files_rewritten: epoch.files_rewritten,
-            });
+            };
+            facts.push((finished, fact));
         }
         if let (Some(destroyed), Some(following)) = (epoch.destroyed, status.following(epoch.epoch)) {
-            let at = destroyed.rfc3339();
-            facts.push(EpochFact::RootDestroyed { epoch: epoch.epoch, at, effective_erasure: following.erasure });
+            let (epoch, at, effective_erasure) = (epoch.epoch, destroyed.rfc3339(), following.erasure);
+            facts.push((destroyed, EpochFact::RootDestroyed { epoch, at, effective_erasure }));
         }
     }
-    facts
+    // At one moment an epoch finishes first: only then is an earlier root destroyed.
+    facts.sort_by_key(|(at, fact)| (*at, fact.key()));
+    facts.into_iter().map(|(_, fact)| fact).collect()
 }
 
 fn stream() -> StreamName {

@@ -191,3 +191,226 @@ pub fn next_step(status: &EpochStatus, now: Millis, times: &EpochTimes) -> Optio
 pub fn due(at: Millis, keep: Duration) -> Millis {
     Millis(at.0.saturating_add(i64::try_from(keep.as_millis()).unwrap_or(i64::MAX)))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SHARDS: usize = 4;
+    const HOUR: i64 = 60 * 60 * 1000;
+    const TIMES: EpochTimes = EpochTimes { every: Duration::from_hours(24), keep: Duration::from_hours(48) };
+
+    /// A keystore of which a copy is taken at every moment. Keys are numbers; a thief has every wrapping that ever stood.
+    struct Model {
+        /// Key of each shard, the root over it, and whether somebody was forgotten in it.
+        shards: [(u32, u32, bool); SHARDS],
+        keys: u32,
+        seen: BTreeSet<(u32, u32)>,
+        roots: BTreeSet<u32>,
+        epochs: Vec<Epoch>,
+        /// When, and under which shard key.
+        forgotten: Vec<(Millis, u32)>,
+        now: Millis,
+    }
+
+    impl Model {
+        fn new() -> Self {
+            let shards = [1, 2, 3, 4].map(|key| (key, 1, false));
+            let seen = shards.iter().map(|(key, root, _)| (*key, *root)).collect();
+            let first = Self {
+                shards,
+                keys: 4,
+                seen,
+                roots: BTreeSet::from([1]),
+                epochs: vec![],
+                forgotten: vec![],
+                now: Millis(0),
+            };
+            Self { epochs: vec![first.row(1, Some(Millis(0)))], ..first }
+        }
+
+        fn row(&self, epoch: u32, finished: Option<Millis>) -> Epoch {
+            Epoch {
+                epoch,
+                began: self.now,
+                finished,
+                destroy_due: None,
+                destroyed: None,
+                erasure: self.forgotten.len() as u64,
+                shards_rekeyed: 0,
+                shards_rewrapped: 0,
+                keys_rewrapped: 0,
+                keys_unreadable: 0,
+                files_rewritten: true,
+            }
+        }
+
+        fn status(&self) -> EpochStatus {
+            let newest = self.epochs.last().map_or(0, |epoch| epoch.epoch);
+            let count =
+                |which: &dyn Fn(&(u32, u32, bool)) -> bool| self.shards.iter().filter(|s| which(s)).count() as u64;
+            EpochStatus {
+                epochs: self.epochs.clone(),
+                newest_root: *self.roots.last().unwrap(),
+                shards: SHARDS as u64,
+                shards_left: count(&|shard| shard.1 < newest),
+                secrets_left: 0,
+                dirty_shards: count(&|shard| shard.2),
+                applied_erasure: self.forgotten.len() as u64,
+            }
+        }
+
+        fn take(&mut self, step: EpochStep) {
+            let newest = self.epochs.last().unwrap().epoch;
+            match step {
+                EpochStep::Begin { after, .. } => {
+                    assert_eq!(after, newest);
+                    self.roots.insert(newest + 1);
+                    self.epochs.push(self.row(newest + 1, None));
+                }
+                EpochStep::Rewrap => {
+                    let next = self.shards.iter_mut().find(|shard| shard.1 < newest).expect("something is left");
+                    if next.2 {
+                        self.keys += 1;
+                        next.0 = self.keys;
+                    }
+                    (next.1, next.2) = (newest, false);
+                    self.seen.insert((next.0, next.1));
+                }
+                EpochStep::Finish { at, keep } => {
+                    assert!(self.shards.iter().all(|shard| shard.1 == newest), "finished while something is left");
+                    for epoch in &mut self.epochs {
+                        if epoch.epoch == newest {
+                            epoch.finished = Some(at);
+                        } else {
+                            epoch.destroy_due.get_or_insert(due(at, keep));
+                        }
+                    }
+                }
+                EpochStep::DestroyRoot { epoch, at } => {
+                    assert!(self.shards.iter().all(|shard| shard.1 != epoch), "a root in use is destroyed");
+                    assert!(self.roots.remove(&epoch) && !self.roots.is_empty());
+                    self.epochs.iter_mut().find(|one| one.epoch == epoch).unwrap().destroyed = Some(at);
+                }
+            }
+        }
+
+        /// At most so many steps.
+        fn work(&mut self, most: usize) {
+            for _ in 0..most {
+                match next_step(&self.status(), self.now, &TIMES) {
+                    Some(step) => self.take(step),
+                    None => return,
+                }
+                self.claims_hold();
+            }
+        }
+
+        fn forget(&mut self, shard: usize) {
+            self.forgotten.push((self.now, self.shards[shard].0));
+            self.shards[shard].2 = true;
+        }
+
+        /// Whether some copy opens the shard key under which this person's keys were.
+        fn opens(&self, key: u32) -> bool {
+            self.seen.iter().any(|(one, root)| *one == key && self.roots.contains(root))
+        }
+
+        fn claims_hold(&self) {
+            let effective = self.status().effective_erasure() as usize;
+            for (at, (_, key)) in self.forgotten.iter().take(effective).enumerate() {
+                assert!(!self.opens(*key), "erasure {} is called effective and a copy opens it", at + 1);
+            }
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Forget(usize),
+        Pass(i64),
+        Work(usize),
+    }
+
+    fn ops() -> impl Strategy<Value = Vec<Op>> {
+        let op = prop_oneof![
+            3 => (0..SHARDS).prop_map(Op::Forget),
+            3 => (1..40i64).prop_map(Op::Pass),
+            4 => (0..9usize).prop_map(Op::Work),
+        ];
+        prop::collection::vec(op, 0..120)
+    }
+
+    proptest! {
+        /// However forgets, time, work and pauses of the work come together: no root in use is destroyed, and what is called
+        /// effective is.
+        #[test]
+        fn what_is_called_effective_is(ops in ops()) {
+            let mut model = Model::new();
+            for op in ops {
+                match op {
+                    Op::Forget(shard) => model.forget(shard),
+                    Op::Pass(hours) => model.now = Millis(model.now.0 + hours * HOUR),
+                    Op::Work(most) => model.work(most),
+                }
+                model.claims_hold();
+            }
+        }
+
+        /// Work that is not held up keeps the bound: after E + K, and the hour in which somebody looks twice, no copy opens
+        /// anything of whoever was forgotten.
+        #[test]
+        fn backups_forget_within_the_bound(ops in ops()) {
+            let mut model = Model::new();
+            let bound = 2 * HOUR + due(due(Millis(0), TIMES.every), TIMES.keep).0;
+            for op in ops {
+                let hours = match op {
+                    Op::Forget(shard) => { model.forget(shard); 0 }
+                    Op::Pass(hours) => hours,
+                    Op::Work(_) => 1,
+                };
+                for _ in 0..hours {
+                    model.now = Millis(model.now.0 + HOUR);
+                    model.work(usize::MAX);
+                }
+                let effective = model.status().effective_erasure() as usize;
+                for (number, (at, key)) in model.forgotten.iter().enumerate() {
+                    if model.now.0 - at.0 > bound {
+                        prop_assert!(effective > number && !model.opens(*key), "erasure {}", number + 1);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn states_of_roots() {
+        let mut model = Model::new();
+        model.forget(0);
+        model.now = Millis(30 * HOUR);
+        model.work(1);
+        let states = |model: &Model| {
+            let status = model.status();
+            status.epochs.iter().map(|epoch| status.state(epoch).as_str()).collect::<Vec<_>>()
+        };
+        assert_eq!(states(&model), ["current", "current"], "both wrap what is in use");
+        model.work(100);
+        assert_eq!(states(&model), ["restore-only", "current"]);
+        model.now = Millis(100 * HOUR);
+        model.work(100);
+        assert_eq!(states(&model), ["destroyed", "current"]);
+    }
+
+    #[test]
+    fn a_root_without_a_row_is_taken_up_first() {
+        let mut status = Model::new().status();
+        status.newest_root = 2;
+        let begin = EpochStep::Begin { after: 1, at: Millis(5) };
+        assert_eq!(next_step(&status, Millis(5), &TIMES), Some(begin));
+        status.epochs.clear();
+        assert_eq!(next_step(&status, Millis(5), &TIMES), None);
+    }
+}
