@@ -229,9 +229,7 @@ impl App {
         let fresh = places.is_fresh().await?;
         let stores = stores::at(&config, &places, (&clock, &entropy), fresh).await?;
         let mut first = FirstStart::default();
-        if fresh {
-            first.created = places.names().into();
-        }
+        first.created.extend(fresh.then(|| places.names()).into_iter().flatten());
         let service_keys = Arc::clone(&stores.service_keys);
         let mut keystore = Arc::clone(&stores.keystore);
         if let Some(wrap) = extras.in_front {

@@ -138,11 +138,8 @@ fn case(engine: Engine, point: &str, nth: u64) {
 }
 
 fn every_point(engine: Engine) {
-    for point in EPOCH_POINTS {
-        for nth in passages(point) {
-            case(engine, point, nth);
-        }
-    }
+    let cases = EPOCH_POINTS.iter().flat_map(|point| passages(point).map(move |nth| (*point, nth)));
+    super::side_by_side(engine, cases.collect(), |point, nth| case(engine, point, nth));
 }
 
 #[cfg_attr(not(debug_assertions), ignore = "release builds have no crash points")]
