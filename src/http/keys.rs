@@ -11,6 +11,7 @@ use super::extract::{Caller, Path, Query, Shared};
 use super::problem::{Problem, ProblemBody};
 use crate::app::App;
 use crate::auth::Permission;
+use crate::clock::Millis;
 use crate::keystore::epoch::{Epoch, EpochStatus};
 use crate::telemetry::KeyState;
 
@@ -87,9 +88,9 @@ fn render(status: &EpochStatus, epoch: &Epoch) -> Value {
         "epoch": epoch.epoch,
         "state": status.state(epoch).as_str(),
         "began_at": epoch.began.rfc3339(),
-        "finished_at": epoch.finished.map(crate::clock::Millis::rfc3339),
-        "root_destroy_due": epoch.destroy_due.map(crate::clock::Millis::rfc3339),
-        "root_destroyed_at": epoch.destroyed.map(crate::clock::Millis::rfc3339),
+        "finished_at": epoch.finished.map(Millis::rfc3339),
+        "root_destroy_due": epoch.destroy_due.map(Millis::rfc3339),
+        "root_destroyed_at": epoch.destroyed.map(Millis::rfc3339),
         "covers_erasure": epoch.erasure,
     })
 }
@@ -108,7 +109,7 @@ fn rotation(status: &EpochStatus, epoch: &Epoch) -> Value {
     body["keys"] = json!({"rewrapped": epoch.keys_rewrapped, "unreadable": epoch.keys_unreadable});
     body["files_rewritten"] = json!(epoch.files_rewritten);
     let before = status.epochs.iter().rfind(|other| other.epoch < epoch.epoch);
-    body["earlier_root_destroy_due"] = json!(before.and_then(|other| other.destroy_due).map(|at| at.rfc3339()));
+    body["earlier_root_destroy_due"] = json!(before.and_then(|other| other.destroy_due).map(Millis::rfc3339));
     body["backups_effective"] = json!(before.is_some_and(|other| other.destroyed.is_some()));
     body
 }

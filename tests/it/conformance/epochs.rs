@@ -16,13 +16,18 @@ use crate::conformance::keystore::{Rig, fetch, granted, id, order, purpose, want
 use crate::conformance::remanence::found;
 use crate::faulty::{Fault, Faulty, Method, Rate};
 
+/// Shard, identity, epoch in which it was made, epoch of its root, key id, record.
+pub type CopiedKek = (u8, [u8; 16], u32, u32, [u8; 32], Vec<u8>);
+/// Subject, purpose, generation, key id, record.
+pub type CopiedDek = ([u8; 16], String, u32, [u8; 32], Vec<u8>);
+
 /// The rows of a copy: everything that a thief of the keystore's database has.
 #[derive(Default)]
 pub struct Copy {
-    /// Shard, identity, epoch in which it was made, epoch of its root, key id, record.
-    pub keks: Vec<(u8, [u8; 16], u32, u32, [u8; 32], Vec<u8>)>,
-    /// Keys of people: subject, purpose, generation, key id, record.
-    pub deks: Vec<([u8; 16], String, u32, [u8; 32], Vec<u8>)>,
+    /// Shard keys.
+    pub keks: Vec<CopiedKek>,
+    /// Keys of people.
+    pub deks: Vec<CopiedDek>,
 }
 
 /// Opens every key of a copy that a keyring opens: what the strongest thief could do, without any of our engines.
