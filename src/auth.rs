@@ -94,11 +94,13 @@ pub enum Permission {
     ReadSystem,
     /// Open a forget request.
     RequestForget,
+    /// Begin an epoch of root keys.
+    RotateKeys,
 }
 
 impl Permission {
     /// Every permission.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::AcknowledgePrivacy,
         Self::Append,
         Self::ApproveForget,
@@ -119,6 +121,7 @@ impl Permission {
         Self::ReadSchemas,
         Self::ReadSystem,
         Self::RequestForget,
+        Self::RotateKeys,
     ];
 
     /// The roles that have it: the matrix of `docs/threat-model.md`.
@@ -127,7 +130,7 @@ impl Permission {
         match self {
             Self::AcknowledgePrivacy | Self::ApproveForget => &[Dpo],
             Self::Append => &[Writer],
-            Self::ChangeProjections | Self::ChangeSchemas | Self::ManageApiKeys => &[Admin],
+            Self::ChangeProjections | Self::ChangeSchemas | Self::ManageApiKeys | Self::RotateKeys => &[Admin],
             Self::FindBySubject | Self::ReadPersonal => &[PiiReader, Dpo],
             Self::ReadAccessLogOfAll => &[Auditor],
             Self::ReadApiKeys => &[Admin, Auditor],
@@ -423,6 +426,7 @@ mod tests {
             Permission::ApproveForget,
             Permission::ChangeSchemas,
             Permission::ManageApiKeys,
+            Permission::RotateKeys,
             Permission::RequestForget,
             Permission::AcknowledgePrivacy,
         ] {

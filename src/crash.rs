@@ -50,6 +50,22 @@ pub const PROJECTION_POINTS: &[&str] = &[
     "projection.after-swap",
 ];
 
+/// The points of an epoch of root keys, in the order in which it passes them.
+pub const EPOCH_POINTS: &[&str] = &[
+    "epoch.before-root",
+    "epoch.root-stored",
+    "epoch.before-commit",
+    "epoch.after-commit",
+    "epoch.before-mark",
+    "epoch.after-mark",
+    "epoch.before-event",
+    "epoch.after-event",
+    "epoch.before-destroy",
+    "epoch.root-overwritten",
+    "epoch.root-removed",
+    "epoch.after-destroyed-mark",
+];
+
 /// Dies here if the environment says so.
 #[cfg(debug_assertions)]
 pub fn point(name: &'static str) {
@@ -57,7 +73,10 @@ pub fn point(name: &'static str) {
     use std::sync::atomic::{AtomicU32, Ordering};
     static WANTED: OnceLock<Option<(String, u32)>> = OnceLock::new();
     static PASSED: AtomicU32 = AtomicU32::new(0);
-    debug_assert!([POINTS, START_POINTS, PROJECTION_POINTS].concat().contains(&name), "unlisted crash point {name}");
+    debug_assert!(
+        [POINTS, START_POINTS, PROJECTION_POINTS, EPOCH_POINTS].concat().contains(&name),
+        "unlisted crash point {name}"
+    );
     let wanted = WANTED.get_or_init(|| {
         let text = std::env::var("OUBLIETTE_CRASH_AT").ok()?;
         let (point, nth) = text.rsplit_once(':').unwrap_or((&text, "1"));

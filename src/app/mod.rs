@@ -3,6 +3,7 @@
 //! Owns: what exists together and what may not. Keeps invariant 8: a keystore is never made beside an event log that
 //! already has events, nor the reverse, and nothing personal is served while the erasure record is behind.
 
+mod epochs;
 mod examine;
 mod stores;
 mod views;
@@ -25,6 +26,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::OpenError;
 use crate::db::statement::DbError;
+use crate::erasure::epoch::Epochs;
 use crate::erasure::recovery::{self, Standing};
 use crate::erasure::requests::{ForgetError, Parts, Requests};
 use crate::event::StoreId;
@@ -178,6 +180,8 @@ pub struct App {
     pub guard: Guard,
     /// Forget requests.
     pub requests: Requests,
+    /// Epochs of root keys.
+    pub epochs: Epochs,
     /// Decisions.
     pub recorder: Recorder,
     /// API keys.
@@ -257,6 +261,7 @@ impl App {
             clock: clock.clone(),
             entropy: Arc::clone(&entropy),
         };
+        let (epochs, epoch_task) = epochs::start(&config, &parts, level.clone());
         let (requests, worker_task) = recovery::start(parts, stores.keyring, stores.store);
         let flush_task = tokio::spawn(flush_access(Arc::clone(&access), clock.clone()));
         let app = Self {
@@ -273,6 +278,7 @@ impl App {
             folds: views.folds,
             guard: views.guard,
             requests,
+            epochs,
             recorder,
             api_keys,
             checkpoint,
@@ -283,7 +289,7 @@ impl App {
             stopping: watch::Sender::new(false),
             access,
             view_tasks: views.tasks,
-            tasks: others.into_iter().chain([flush_task, worker_task, writer_task]).collect(),
+            tasks: others.into_iter().chain([flush_task, worker_task, epoch_task, writer_task]).collect(),
             lock,
         };
         Ok((Arc::new(app), first))
@@ -304,7 +310,7 @@ impl App {
     pub async fn stop(&self) {
         self.view_tasks.end(&self.projections).await;
         let _ = self.access.flush(self.clock.now(), true).await;
-        // All but the writer. The worker may be stopped anywhere: it resumes from the log.
+        // All but the writer. The worker and the epochs may be stopped anywhere: they resume from log and keystore.
         for task in &self.tasks[..self.tasks.len() - 1] {
             task.abort();
         }

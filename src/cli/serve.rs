@@ -116,6 +116,10 @@ fn show(config: &Config, asked: Vec<(&'static str, String)>, out: &mut Output) -
         }))?;
     }
     rows.finish()?;
+    let [bound, epoch, horizon] = config.backup_bound_text();
+    out.message(&format!(
+        "backups of the keystore open nothing of whoever was forgotten after {bound} (epoch {epoch} + backup_horizon {horizon})"
+    ));
     for (setting, text) in advice {
         out.message(&format!("unsafe: {setting}: {text}"));
     }

@@ -336,6 +336,15 @@ mod tests {
         );
         let misfit = load_file("[limits]\nevent_bytes = 2097152\n", &[], Flags::default());
         assert!(messages(misfit)[0].contains("limits.body_bytes"));
+        let bound = load_file("epoch = \"P10D\"\nbackup_horizon = \"P21D\"\n", &[], Flags::default());
+        assert_eq!(
+            messages(bound),
+            [
+                "backup_horizon makes P31D with epoch, and P30D is the most: so long a backup could open what was forgotten"
+            ]
+        );
+        let strict = load_file("epoch = \"PT1H\"\nbackup_horizon = \"PT0S\"\n", &[], Flags::default()).unwrap();
+        assert_eq!(strict.backup_bound_text(), ["PT1H", "PT1H", "PT0S"]);
     }
 
     #[test]

@@ -162,6 +162,10 @@ pub struct Config {
     pub limits: Limits,
     /// How long an answer may hold personal data it has opened; a forget waits at most this long for it.
     pub lease: Duration,
+    /// How often, at most, a new root key begins an epoch, if somebody was forgotten since the last one (E).
+    pub epoch: Duration,
+    /// How long the root key of an earlier epoch still opens backups of the keystore (K).
+    pub backup_horizon: Duration,
     /// People whose keys are kept in memory.
     pub key_cache: usize,
     /// Read connections of the event log.
@@ -249,6 +253,8 @@ impl Config {
             leak_guard: LeakGuard::Warn,
             limits: Limits::default(),
             lease: Duration::from_secs(5),
+            epoch: Duration::from_hours(24),
+            backup_horizon: Duration::from_hours(7 * 24),
             key_cache: 100_000,
             readers: 4,
             cache_kib: 64 * 1024,
@@ -280,6 +286,18 @@ impl Config {
     /// The keystore's file.
     pub fn keys_db(&self) -> PathBuf {
         self.keys_dir.join("keys.db")
+    }
+
+    /// After this time at most no backup of the keystore opens anything of whoever was forgotten (B = E + K), beside what the
+    /// medium of the keyring takes to forget a root key.
+    pub fn backup_bound(&self) -> Duration {
+        self.epoch + self.backup_horizon
+    }
+
+    /// [`Config::backup_bound`] as ISO 8601 text, with its parts.
+    pub fn backup_bound_text(&self) -> [String; 3] {
+        use value::Value;
+        [self.backup_bound().show(), self.epoch.show(), self.backup_horizon.show()]
     }
 
     /// What is unsafe about these settings on this machine, one sentence each, worst first. Looks at the directories

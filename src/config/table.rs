@@ -53,6 +53,8 @@ const MIB: usize = 1024 * KIB;
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
 const HOUR: Duration = Duration::from_hours(1);
+/// Longer than this nobody who was forgotten may stay in a backup.
+const MONTH: Duration = Duration::from_hours(30 * 24);
 
 settings! {
     "listen" std::net::SocketAddr => listen;
@@ -73,6 +75,8 @@ settings! {
     "log_format" LogFormat => log_format;
     "log_level" LogLevel => log_level;
     "lease" Duration => lease, SECOND..=Duration::from_secs(30);
+    "epoch" Duration => epoch, HOUR..=MONTH;
+    "backup_horizon" Duration => backup_horizon, Duration::ZERO..=MONTH;
     "key_cache" usize => key_cache, 100..=10_000_000;
     "readers" usize => readers, 1..=64;
     "cache_kib" u32 => cache_kib, 1024..=16 * 1024 * 1024;
@@ -98,8 +102,12 @@ settings! {
     "limits.batch_jobs" usize => limits.batch_jobs, 1..=10_000;
 }
 
-/// Pairs of which the first has to fit into the second.
+/// Settings that do not fit together: pairs of which the first has to fit into the second, and the bound of backups.
 pub(super) fn misfit(config: &Config) -> Option<(&'static str, Rule)> {
+    if config.backup_bound() > MONTH {
+        let bound = config.backup_bound().show();
+        return Some(("backup_horizon", Rule::Sum { other: "epoch", bound, most: MONTH.show() }));
+    }
     let limits = &config.limits;
     [
         ("limits.event_bytes", limits.event_bytes, "limits.body_bytes", limits.body_bytes),

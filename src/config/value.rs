@@ -45,6 +45,16 @@ pub enum Rule {
         /// Name of the other setting.
         other: &'static str,
     },
+    /// Too large together with another setting.
+    #[error("makes {bound} with {other}, and {most} is the most: so long a backup could open what was forgotten")]
+    Sum {
+        /// Name of the other setting.
+        other: &'static str,
+        /// Both together.
+        bound: String,
+        /// The most allowed.
+        most: String,
+    },
 }
 
 /// `; did you mean "…"?`, or nothing.

@@ -5,6 +5,7 @@
 //! HTTP, SQL.
 
 pub mod deadline;
+pub mod epoch;
 pub mod preview;
 pub mod recovery;
 mod release;

@@ -20,7 +20,7 @@ use crate::clock::Boottime;
 use crate::crash;
 use crate::event::{ExpectedRevision, Purpose, Revision, StoreId, SubjectRef};
 use crate::eventlog::{Effect, ErasureRow, EventLog, ReadError};
-use crate::keystore::keyring::Keyring;
+use crate::keystore::keyring::{Keyring, KeyringError};
 use crate::keystore::nodes::Duty;
 use crate::keystore::{Dek, DekId, DestroyOrder, Destruction, Fetched, Scope};
 use crate::sealing::{self, envelope};
@@ -363,7 +363,12 @@ pub(super) fn witness(keyring: &Keyring, row: &ErasureRow) -> Result<(), ForgetE
     if keyring.erasure_record().number >= row.number {
         return Ok(());
     }
-    keyring.record_erasure(row.number, row.digest).map_err(|error| {
+    let recorded = match keyring.record_erasure(row.number, row.digest) {
+        // Another node has come further.
+        Err(KeyringError::NotMonotone { witnessed, given }) if witnessed > given => Ok(()),
+        other => other,
+    };
+    recorded.map_err(|error| {
         tracing::error!(error = %error, "the keyring cannot be written");
         ForgetError::Keystore(crate::keystore::KeystoreError::Unavailable { reason: "the keyring cannot be written" })
     })

@@ -1,4 +1,4 @@
-//! API keys, counts of encryption keys, checkpoints and the access log.
+//! API keys, checkpoints and the access log.
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -12,7 +12,6 @@ use crate::audit::Record;
 use crate::auth::{self, ApiKeyRecord, Grant, Permission, PurposeGrant, Role};
 use crate::event::SubjectRef;
 use crate::schema::lint;
-use crate::telemetry::KeyState;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -103,25 +102,6 @@ pub async fn revoke_key(
     let record = ApiKeyRecord::ApiKeyRevoked { id, by: caller.principal.id.clone() };
     app.recorder.record(|| Ok::<_, Problem>(Record::ApiKey(record))).await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-/// Counts of encryption keys by state; no key material.
-#[utoipa::path(get, path = "/v1/keys", tag = "admin",
-    responses((status = 200, description = "Counts", body = Value),
-        (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json")))]
-pub async fn keys(State(app): State<Shared>, caller: Caller, query: Query) -> Result<axum::Json<Value>, Problem> {
-    caller.require(Permission::ReadKeys)?;
-    query.finish()?;
-    let stats = app.keys.keystore().stats().await?;
-    app.metrics.keys(KeyState::Active, stats.active);
-    app.metrics.keys(KeyState::Destroyed, stats.destroyed);
-    Ok(axum::Json(json!({
-        "totals": {"active": stats.active, "destroyed": stats.destroyed},
-        "data_subjects": stats.subjects,
-        "epoch": stats.epoch,
-        "applied_erasure": stats.applied_erasure,
-        "suite": "AES-256-GCM, HKDF-SHA-256",
-    })))
 }
 
 /// The signed tree head of now (C2SP tlog-checkpoint).

@@ -10,6 +10,7 @@ pub mod extract;
 pub mod folds;
 pub mod forget;
 pub mod health;
+pub mod keys;
 pub mod live;
 mod nodes;
 mod parse;
@@ -96,7 +97,9 @@ fn api() -> OpenApiRouter<Shared> {
         .routes(routes!(forget::reauthorize))
         .routes(routes!(admin::issue_key, admin::list_keys))
         .routes(routes!(admin::revoke_key))
-        .routes(routes!(admin::keys))
+        .routes(routes!(keys::keys))
+        .routes(routes!(keys::rotate))
+        .routes(routes!(keys::rotation_of))
         .routes(routes!(nodes::nodes))
         .routes(routes!(admin::checkpoint))
         .routes(routes!(admin::audit_keys))

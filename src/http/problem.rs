@@ -12,6 +12,7 @@ use crate::append::AppendError;
 use crate::append::writer::SubmitError;
 use crate::audit::RecordError;
 use crate::db::statement::DbError;
+use crate::erasure::epoch::EpochError;
 use crate::erasure::requests::ForgetError;
 use crate::event::json::JsonError;
 use crate::event::{ExpectedRevision, Revision};
@@ -400,6 +401,18 @@ impl From<ForgetError> for Problem {
                 Self::new(StatusCode::CONFLICT, "preview-stale", "Something changed since the preview; look again")
                     .with("preview_digest", current)
             }
+        }
+    }
+}
+
+impl From<EpochError> for Problem {
+    fn from(error: EpochError) -> Self {
+        match error {
+            EpochError::RecordBehind => record_behind(),
+            EpochError::Keystore(error) => error.into(),
+            EpochError::Read(error) => error.into(),
+            EpochError::Append(error) => append(error, &|_, _| String::new(), false),
+            EpochError::Corrupt => internal(),
         }
     }
 }

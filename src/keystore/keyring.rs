@@ -1,26 +1,28 @@
 //! The keyring: root keys, the signing seed and the erasure counter, in a directory of their own.
 //!
-//! Owns: the files `store`, `root-<epoch>.key` and `audit-signing.key`, their permissions and their durability. Must
-//! not know: what the keys wrap or sign. Keeps its part of invariant 8: the erasure record here is the witness outside
-//! both databases that tells a restored backup from the present, so it is replaced atomically and never goes back.
+//! Owns: which roots there are, in memory and in the directory, and the erasure record (`files` has their bytes). Must not
+//! know: what the keys wrap or sign. Keeps its part of invariant 8: the erasure record here is the witness outside both
+//! databases that tells a restored backup from the present, so it is replaced atomically and never goes back. Several nodes
+//! may share one directory: whatever is changed is changed under a lock of it, after it was read again.
+
+mod files;
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::fs::File;
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::crash;
 use crate::event::StoreId;
 use crate::keystore::commitment;
 use crate::secret::Secret32;
 
-const STORE_FILE: &str = "store";
-const SIGNING_FILE: &str = "audit-signing.key";
-const FORMAT_LINE: &str = "oubliette-keyring 1";
-/// Bits that would let anyone but the owner in.
-const OTHERS: u32 = 0o077;
+use files::{
+    SIGNING_FILE, STORE_FILE, beside, check_private, io, overwrite_and_remove, read_key, read_store, remove_if_there,
+    root_file, roots_in, store_text, sync_dir, sync_parent, write_new,
+};
 
 /// How far erasures have been witnessed: the number of the last one, and the digest of the chain up to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -87,14 +89,21 @@ pub enum KeyringError {
         /// Number given.
         given: u64,
     },
+    /// The latest root wraps what is in use; it is never destroyed.
+    #[error("the root of epoch {epoch} is the latest and in use")]
+    InUse {
+        /// Its epoch.
+        epoch: u32,
+    },
 }
 
-/// An open keyring. The keys are read once and stay in zeroised memory.
+/// An open keyring. The signing seed is read once; roots come and go. All stay in zeroised memory.
 #[derive(Debug)]
 pub struct Keyring {
     dir: PathBuf,
     store: StoreId,
-    roots: BTreeMap<u32, Secret32>,
+    /// Whoever computes with a root holds it; its memory is zeroised when the last of them is done.
+    roots: RwLock<BTreeMap<u32, Arc<Secret32>>>,
     signing: Secret32,
     record: Mutex<ErasureRecord>,
 }
@@ -129,7 +138,7 @@ impl Keyring {
         Self::open(dir)
     }
 
-    /// Opens a keyring.
+    /// Opens a keyring. Epochs may be missing: their roots were destroyed.
     ///
     /// # Errors
     /// [`KeyringError`] names the file and what is wrong with it. Nothing is repaired.
@@ -137,22 +146,20 @@ impl Keyring {
         let handle = File::open(dir).map_err(|error| io(dir, &error))?;
         check_private(dir, &handle)?;
         let mut roots = BTreeMap::new();
-        for entry in std::fs::read_dir(dir).map_err(|error| io(dir, &error))? {
-            let entry = entry.map_err(|error| io(dir, &error))?;
-            if let Some(epoch) = entry.file_name().to_str().and_then(root_epoch) {
-                roots.insert(epoch, read_key(&entry.path())?);
+        for (epoch, path) in roots_in(dir)? {
+            match read_key(&path) {
+                Ok(root) => drop(roots.insert(epoch, Arc::new(root))),
+                // Another node destroyed it between listing and reading.
+                Err(KeyringError::Missing { .. }) => {}
+                Err(error) => return Err(error),
             }
         }
         if roots.is_empty() {
             return Err(KeyringError::Missing { path: dir.join(root_file(1)) });
         }
         let signing = read_key(&dir.join(SIGNING_FILE))?;
-        let path = dir.join(STORE_FILE);
-        let file = open_private(&path)?;
-        let mut text = String::new();
-        file.take(4096).read_to_string(&mut text).map_err(|error| io(&path, &error))?;
-        let (store, record) = parse_store(&text).ok_or(KeyringError::Malformed { path })?;
-        Ok(Self { dir: dir.to_owned(), store, roots, signing, record: Mutex::new(record) })
+        let (store, record) = read_store(dir)?;
+        Ok(Self { dir: dir.to_owned(), store, roots: RwLock::new(roots), signing, record: Mutex::new(record) })
     }
 
     /// The store this keyring belongs to.
@@ -160,14 +167,81 @@ impl Keyring {
         self.store
     }
 
-    /// The root key of an epoch, if it is (still) here.
-    pub fn root(&self, epoch: u32) -> Option<&Secret32> {
-        self.roots.get(&epoch)
+    /// The root key of an epoch, if it is (still) here. To be held for one computation.
+    pub fn root(&self, epoch: u32) -> Option<Arc<Secret32>> {
+        self.roots.read().unwrap_or_else(PoisonError::into_inner).get(&epoch).map(Arc::clone)
     }
 
     /// The epoch new keys are wrapped in: the latest.
     pub fn epoch(&self) -> u32 {
-        self.roots.last_key_value().map_or(0, |(epoch, _)| *epoch)
+        self.roots.read().unwrap_or_else(PoisonError::into_inner).last_key_value().map_or(0, |(epoch, _)| *epoch)
+    }
+
+    /// The epochs whose roots are here, ascending.
+    pub fn epochs(&self) -> Vec<u32> {
+        self.roots.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+
+    /// Makes the root of the epoch after `after`, durably, and then lets it be used. Nothing is made when there is a later
+    /// one than `after` already: whoever repeats the call, or two nodes at once, get one root.
+    ///
+    /// # Errors
+    /// [`KeyringError`]; what a crash leaves behind was never a root.
+    pub fn begin_epoch(&self, after: u32) -> Result<u32, KeyringError> {
+        let _lock = self.exclusive()?;
+        self.read_roots()?;
+        let latest = self.epoch();
+        if latest > after {
+            return Ok(latest);
+        }
+        let epoch = latest.checked_add(1).ok_or(KeyringError::InUse { epoch: latest })?;
+        crash::point("epoch.before-root");
+        let path = self.dir.join(root_file(epoch));
+        let temporary = path.with_extension("new");
+        remove_if_there(&temporary)?;
+        let root = Secret32::generate().map_err(|_| KeyringError::Entropy)?;
+        write_new(&temporary, root.expose())?;
+        // Under the lock nobody else made it, and a root is never replaced: a link is refused where there is a file.
+        std::fs::hard_link(&temporary, &path).map_err(|error| io(&path, &error))?;
+        remove_if_there(&temporary)?;
+        sync_dir(&self.dir)?;
+        crash::point("epoch.root-stored");
+        self.write_roots(|roots| drop(roots.insert(epoch, Arc::new(root))));
+        Ok(epoch)
+    }
+
+    /// Destroys a root: overwrites its file where it lies, removes it, and lets go of it in memory. Doing so again, or after
+    /// another node has, changes nothing.
+    ///
+    /// # Errors
+    /// [`KeyringError::InUse`] for the latest root; otherwise what the operating system refused, and it may be repeated.
+    pub fn destroy_root(&self, epoch: u32) -> Result<(), KeyringError> {
+        let _lock = self.exclusive()?;
+        self.read_roots()?;
+        if epoch >= self.epoch() {
+            return Err(KeyringError::InUse { epoch });
+        }
+        self.write_roots(|roots| drop(roots.remove(&epoch)));
+        let path = self.dir.join(root_file(epoch));
+        overwrite_and_remove(&path)?;
+        // A crash while it was made may have left a second name for the same bytes.
+        remove_if_there(&path.with_extension("new"))?;
+        sync_dir(&self.dir)?;
+        crash::point("epoch.root-removed");
+        Ok(())
+    }
+
+    /// Reads the directory again: another node may have begun an epoch, destroyed a root or witnessed an erasure.
+    ///
+    /// # Errors
+    /// [`KeyringError`]; then memory stays as it was.
+    pub fn refresh(&self) -> Result<(), KeyringError> {
+        // Memory before the directory, as whoever writes the record does.
+        let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        let handle = File::open(&self.dir).map_err(|error| io(&self.dir, &error))?;
+        handle.lock_shared().map_err(|error| io(&self.dir, &error))?;
+        self.read_roots()?;
+        self.read_record(&mut record)
     }
 
     /// Seed of the Ed25519 key that signs tree heads and certificates.
@@ -177,16 +251,23 @@ impl Keyring {
 
     /// The last erasure witnessed here.
     pub fn erasure_record(&self) -> ErasureRecord {
-        *self.lock()
+        // The value is replaced in one assignment after the file is durable, so a poisoned lock guards a whole value.
+        *self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Witnesses an erasure durably. Repeating the last one changes nothing.
     ///
     /// # Errors
-    /// [`KeyringError::NotMonotone`] for a number below the last, or the last with another digest.
+    /// [`KeyringError::NotMonotone`] for a number below the last, or the last with another digest; another node may have
+    /// witnessed it.
     pub fn record_erasure(&self, number: u64, digest: [u8; 32]) -> Result<(), KeyringError> {
-        let mut record = self.lock();
+        let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
         let next = ErasureRecord { number, digest };
+        if *record == next {
+            return Ok(());
+        }
+        let _lock = self.exclusive()?;
+        self.read_record(&mut record)?;
         if *record == next {
             return Ok(());
         }
@@ -195,10 +276,7 @@ impl Keyring {
         }
         crash::point("keyring.before-record");
         let (path, temporary) = (self.dir.join(STORE_FILE), self.dir.join("store.new"));
-        match std::fs::remove_file(&temporary) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(io(&temporary, &error)),
-            _ => {}
-        }
+        remove_if_there(&temporary)?;
         write_new(&temporary, store_text(self.store, next).as_bytes())?;
         std::fs::rename(&temporary, &path).map_err(|error| io(&path, &error))?;
         sync_dir(&self.dir)?;
@@ -207,9 +285,51 @@ impl Keyring {
         Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, ErasureRecord> {
-        // The value is replaced in one assignment after the file is durable, so a poisoned lock guards a whole value.
-        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The lock of whoever changes the directory, held as long as the handle lives. On the directory itself, so that there
+    /// is no further file to be lost or copied.
+    fn exclusive(&self) -> Result<File, KeyringError> {
+        let handle = File::open(&self.dir).map_err(|error| io(&self.dir, &error))?;
+        handle.lock().map_err(|error| io(&self.dir, &error))?;
+        Ok(handle)
+    }
+
+    /// Roots in memory become those of the directory. A directory that lacks the latest one is not this keyring (a volume
+    /// that is not mounted, say) and changes nothing.
+    fn read_roots(&self) -> Result<(), KeyringError> {
+        let there = roots_in(&self.dir)?;
+        let latest = self.epoch();
+        if !there.contains_key(&latest) {
+            return Err(KeyringError::Missing { path: self.dir.join(root_file(latest)) });
+        }
+        let mut new = Vec::new();
+        for (epoch, path) in there.iter().filter(|(epoch, _)| self.root(**epoch).is_none()) {
+            match read_key(path) {
+                Ok(root) => new.push((*epoch, Arc::new(root))),
+                Err(KeyringError::Missing { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.write_roots(|roots| {
+            roots.retain(|epoch, _| there.contains_key(epoch));
+            roots.extend(new);
+        });
+        Ok(())
+    }
+
+    fn read_record(&self, record: &mut ErasureRecord) -> Result<(), KeyringError> {
+        let (store, found) = read_store(&self.dir)?;
+        if store != self.store {
+            return Err(KeyringError::Malformed { path: self.dir.join(STORE_FILE) });
+        }
+        // Never back: an older file is somebody's copy put in place of ours.
+        if found.number >= record.number {
+            *record = found;
+        }
+        Ok(())
+    }
+
+    fn write_roots(&self, change: impl FnOnce(&mut BTreeMap<u32, Arc<Secret32>>)) {
+        change(&mut self.roots.write().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
@@ -220,91 +340,9 @@ pub fn root_id(root: &Secret32) -> [u8; 16] {
     id
 }
 
-fn root_file(epoch: u32) -> String {
-    format!("root-{epoch:08}.key")
-}
-
-fn root_epoch(name: &str) -> Option<u32> {
-    let digits = name.strip_prefix("root-")?.strip_suffix(".key")?;
-    if digits.len() != 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    digits.parse().ok()
-}
-
-fn store_text(store: StoreId, record: ErasureRecord) -> String {
-    format!("{FORMAT_LINE}\nstore {}\nerasure {} {}\n", hex::encode(store.0), record.number, hex::encode(record.digest))
-}
-
-fn parse_store(text: &str) -> Option<(StoreId, ErasureRecord)> {
-    let mut lines = text.strip_suffix('\n')?.split('\n');
-    if lines.next()? != FORMAT_LINE {
-        return None;
-    }
-    let mut store = [0; 16];
-    hex::decode_to_slice(lines.next()?.strip_prefix("store ")?, &mut store).ok()?;
-    let (number, digits) = lines.next()?.strip_prefix("erasure ")?.split_once(' ')?;
-    let mut digest = [0; 32];
-    hex::decode_to_slice(digits, &mut digest).ok()?;
-    let record = ErasureRecord { number: number.parse().ok()?, digest };
-    lines.next().is_none().then_some((StoreId(store), record))
-}
-
-/// The name under which a keyring is built before it is renamed into place.
-fn beside(dir: &Path) -> PathBuf {
-    let mut name = dir.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    dir.with_file_name(name)
-}
-
-fn read_key(path: &Path) -> Result<Secret32, KeyringError> {
-    let mut file = open_private(path)?;
-    let actual = file.metadata().map_err(|error| io(path, &error))?.len();
-    if actual != 32 {
-        return Err(KeyringError::Size { path: path.to_owned(), actual });
-    }
-    Secret32::init_with(|bytes| file.read_exact(bytes).map_err(|error| io(path, &error)))
-}
-
-fn open_private(path: &Path) -> Result<File, KeyringError> {
-    let file = File::open(path).map_err(|error| io(path, &error))?;
-    check_private(path, &file)?;
-    Ok(file)
-}
-
-/// Asks the open handle, not the path, so that the file judged is the file read.
-fn check_private(path: &Path, file: &File) -> Result<(), KeyringError> {
-    let mode = file.metadata().map_err(|error| io(path, &error))?.mode() & 0o7777;
-    if mode & OTHERS == 0 { Ok(()) } else { Err(KeyringError::Permissions { path: path.to_owned(), mode }) }
-}
-
-fn write_new(path: &Path, bytes: &[u8]) -> Result<(), KeyringError> {
-    let mut file =
-        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|error| io(path, &error))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|error| io(path, &error))
-}
-
-fn sync_dir(dir: &Path) -> Result<(), KeyringError> {
-    File::open(dir).and_then(|handle| handle.sync_all()).map_err(|error| io(dir, &error))
-}
-
-fn sync_parent(dir: &Path) -> Result<(), KeyringError> {
-    match dir.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => sync_dir(parent),
-        _ => sync_dir(Path::new(".")),
-    }
-}
-
-fn io(path: &Path, error: &std::io::Error) -> KeyringError {
-    let path = path.to_owned();
-    match error.kind() {
-        ErrorKind::NotFound => KeyringError::Missing { path },
-        kind => KeyringError::Io { path, kind },
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
@@ -391,5 +429,71 @@ mod tests {
         let reopened = Keyring::open(&dir).unwrap();
         assert_eq!(reopened.erasure_record(), ErasureRecord { number: 3, digest: [3; 32] });
         assert_eq!(reopened.root(1).unwrap().expose(), keyring.root(1).unwrap().expose());
+    }
+
+    #[test]
+    fn an_epoch_begins_once_however_often_it_is_asked_for() {
+        let (_temp, dir) = made();
+        let (one, other) = (Keyring::open(&dir).unwrap(), Keyring::open(&dir).unwrap());
+        std::fs::write(dir.join("root-00000002.new"), b"left by a crash").unwrap();
+        assert_eq!((one.begin_epoch(1).unwrap(), one.begin_epoch(1).unwrap()), (2, 2));
+        assert_eq!(other.epoch(), 1);
+        assert_eq!(other.begin_epoch(1).unwrap(), 2, "another node has begun it");
+        assert_eq!(one.root(2).unwrap().expose(), other.root(2).unwrap().expose());
+        assert_ne!(one.root(1).unwrap().expose(), one.root(2).unwrap().expose());
+        assert!(!dir.join("root-00000002.new").exists());
+        assert_eq!(std::fs::metadata(dir.join("root-00000002.key")).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_destroyed_root_is_gone_everywhere_and_the_latest_stays() {
+        let (_temp, dir) = made();
+        let (one, other) = (Keyring::open(&dir).unwrap(), Keyring::open(&dir).unwrap());
+        assert_eq!(one.destroy_root(1), Err(KeyringError::InUse { epoch: 1 }));
+        one.begin_epoch(1).unwrap();
+        one.begin_epoch(2).unwrap();
+        // Whoever looks at the file's bytes through a second name sees them go.
+        let witness = dir.join("witness");
+        std::fs::hard_link(dir.join("root-00000002.key"), &witness).unwrap();
+        for _ in 0..2 {
+            one.destroy_root(2).unwrap();
+        }
+        assert_eq!(std::fs::read(&witness).unwrap(), [0; 32]);
+        assert!(one.root(2).is_none() && one.root(1).is_some());
+        assert_eq!(one.destroy_root(3), Err(KeyringError::InUse { epoch: 3 }));
+        other.refresh().unwrap();
+        assert_eq!((other.epoch(), other.root(2).is_some()), (3, false));
+        let reopened = Keyring::open(&dir).unwrap();
+        assert_eq!((reopened.epoch(), reopened.root(2).is_some(), reopened.root(1).is_some()), (3, false, true));
+        assert_eq!(reopened.begin_epoch(3).unwrap(), 4);
+    }
+
+    #[test]
+    fn a_directory_that_lost_its_latest_root_changes_nothing_in_memory() {
+        let (_temp, dir) = made();
+        let keyring = Keyring::open(&dir).unwrap();
+        std::fs::remove_file(dir.join("root-00000001.key")).unwrap();
+        let missing = KeyringError::Missing { path: dir.join("root-00000001.key") };
+        assert_eq!(keyring.refresh(), Err(missing.clone()));
+        assert_eq!(keyring.begin_epoch(1), Err(missing));
+        assert!(keyring.root(1).is_some());
+    }
+
+    #[test]
+    fn two_nodes_never_set_the_erasure_record_back() {
+        let (_temp, dir) = made();
+        let (one, other) = (Keyring::open(&dir).unwrap(), Keyring::open(&dir).unwrap());
+        one.record_erasure(5, [5; 32]).unwrap();
+        assert_eq!(other.record_erasure(3, [3; 32]).unwrap_err(), KeyringError::NotMonotone { witnessed: 5, given: 3 });
+        other.record_erasure(5, [5; 32]).unwrap();
+        other.record_erasure(6, [6; 32]).unwrap();
+        one.refresh().unwrap();
+        assert_eq!(one.erasure_record(), ErasureRecord { number: 6, digest: [6; 32] });
+        std::thread::scope(|scope| {
+            for keyring in [&one, &other] {
+                scope.spawn(|| (7..60).for_each(|n| drop(keyring.record_erasure(n, [n as u8; 32]))));
+            }
+        });
+        assert_eq!(Keyring::open(&dir).unwrap().erasure_record().number, 59);
     }
 }

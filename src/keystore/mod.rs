@@ -6,8 +6,10 @@
 
 pub mod wrap;
 pub mod keyring;
+pub mod epoch;
 mod opening;
 mod records;
+mod rewrap;
 pub mod postgres;
 pub mod sqlite;
 pub mod cache;
@@ -22,6 +24,7 @@ use hkdf::Hkdf;
 use sha2::Sha256;
 
 pub use cache::{CachedKeystore, KeyCache};
+pub use epoch::{Epoch, EpochStatus, EpochStep};
 pub use lease::{Lease, LeaseLost, Leases};
 pub use nodes::{Horizon, Nodes};
 pub use opening::{KeystoreOpenError, ServiceKeys};
@@ -304,6 +307,13 @@ pub trait Keystore: Send + Sync {
 
     /// Counts.
     fn stats(&self) -> BoxFuture<'_, Result<KeystoreStats, KeystoreError>>;
+
+    /// Epochs of root keys, and how far the newest one is.
+    fn epochs(&self) -> BoxFuture<'_, Result<EpochStatus, KeystoreError>>;
+
+    /// Takes one step of an epoch: one transaction, bounded by one shard, harmless to repeat at any point; other requests go on
+    /// between steps. Answers how things stand after it. A step that has nothing to do changes nothing.
+    fn advance_epoch(&self, step: EpochStep) -> BoxFuture<'_, Result<EpochStatus, KeystoreError>>;
 
     /// Washes and closes; later calls answer [`KeystoreError::Unavailable`].
     fn close(&self) -> BoxFuture<'_, ()>;

@@ -121,6 +121,9 @@ pub trait Nodes: Send + Sync {
     /// Whether this process has a duty from now for [`TERM`]; takes it when nobody has it.
     fn lead(&self, duty: Duty) -> BoxFuture<'_, Result<bool, KeystoreError>>;
 
+    /// Tells every process that shard keys were replaced; the number under which that is acknowledged.
+    fn revoke_shard_keys(&self, at: Millis) -> BoxFuture<'_, Result<u64, KeystoreError>>;
+
     /// Lets go of every shard key in this process's memory.
     fn drop_shard_keys(&self);
 

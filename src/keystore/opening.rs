@@ -2,6 +2,7 @@
 //!
 //! Owns: why one does not open, and the keys that belong to nobody. Must not know: engines.
 
+use crate::keystore::keyring::Keyring;
 use crate::secret::Secret32;
 
 /// A keystore could not be made or opened. Facts only; nothing was changed.
@@ -28,6 +29,9 @@ pub enum KeystoreOpenError {
     /// The keyring is not the one this keystore was made with, or lacks its root.
     #[error("the keyring does not open this keystore")]
     KeyringMismatch,
+    /// The root of this epoch was destroyed: the keystore is a copy from before, and nobody can open it any more.
+    #[error("the keystore is a copy from epoch {0}, whose root key was destroyed: nothing opens it any more")]
+    RootDestroyed(u32),
     /// The bytes contradict the format.
     #[error("the keystore is corrupt")]
     Corrupt,
@@ -43,6 +47,13 @@ pub enum KeystoreOpenError {
     /// No random bytes for new keys.
     #[error("the operating system's random generator failed")]
     Entropy,
+}
+
+impl KeystoreOpenError {
+    /// Why the keyring lacks the root of an epoch: destroyed when there is a later one, else it never was here.
+    pub(super) fn without_root(keyring: &Keyring, epoch: u32) -> Self {
+        if epoch < keyring.epoch() { Self::RootDestroyed(epoch) } else { Self::KeyringMismatch }
+    }
 }
 
 /// Keys that belong to no data subject, for the layers above.

@@ -14,8 +14,8 @@ use oubliette::eventlog::{
     ReadError, ReadQuery, Refused, RequestRow, StreamInfo,
 };
 use oubliette::keystore::{
-    DekId, DestroyOrder, Destruction, Fetched, Granted, Keystore, KeystoreError, KeystoreStats, Nodes, Resolved, Want,
-    WashReport,
+    DekId, DestroyOrder, Destruction, EpochStatus, EpochStep, Fetched, Granted, Keystore, KeystoreError, KeystoreStats,
+    Nodes, Resolved, Want, WashReport,
 };
 use tokio::sync::watch;
 
@@ -49,6 +49,8 @@ pub enum Method {
     Wash,
     Reauthorize,
     Stats,
+    Epochs,
+    AdvanceEpoch,
 }
 
 /// A keystore in front of a real one.
@@ -170,6 +172,14 @@ impl Keystore for Faulty {
 
     fn nodes(&self) -> Option<&dyn Nodes> {
         self.inner.nodes()
+    }
+
+    fn epochs(&self) -> BoxFuture<'_, Result<EpochStatus, KeystoreError>> {
+        Box::pin(self.call(Method::Epochs, self.inner.epochs()))
+    }
+
+    fn advance_epoch(&self, step: EpochStep) -> BoxFuture<'_, Result<EpochStatus, KeystoreError>> {
+        Box::pin(self.call(Method::AdvanceEpoch, self.inner.advance_epoch(step)))
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

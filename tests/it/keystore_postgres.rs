@@ -12,7 +12,9 @@ use oubliette::keystore::postgres::{PostgresKeystore, SCHEMA};
 use oubliette::keystore::{Fetched, Keystore, KeystoreOpenError, Scope};
 use oubliette::secret::Entropy;
 
-use crate::conformance::keystore::{Rig, granted, keystore_suite, order, want};
+use crate::conformance::keystore::{
+    Copy, Rig, all_open, granted, keystore_suite, opened_by, order, populate, rotate, want,
+};
 use crate::postgres::{cluster, execute, files, query, wait};
 
 const STORE: StoreId = StoreId([7; 16]);
@@ -85,6 +87,37 @@ impl Rig for PostgresRig {
             .filter_map(|entry| Some((entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).ok()?)))
             .collect()
     }
+
+    fn copy(&self) -> Copy {
+        let (dsn, mut copy) = (self.dsn_in_schema(), Copy::default());
+        let array = |bytes: &[u8]| bytes.try_into().unwrap();
+        for row in query(&dsn, "select shard, kek_id, epoch, root, kid, wrapped from keks join kek_slots using (slot)")
+        {
+            let number = |at| row.get::<_, i64>(at) as u32;
+            copy.keks.push((
+                number(0) as u8,
+                array(row.get(1)),
+                number(2),
+                number(3),
+                row.get::<_, &[u8]>(4).try_into().unwrap(),
+                row.get(5),
+            ));
+        }
+        let sql = "select subject, purpose, generation, kid, wrapped from deks join key_slots using (slot)";
+        for row in query(&dsn, sql) {
+            let kid = row.get::<_, &[u8]>(3).try_into().unwrap();
+            copy.deks.push((array(row.get(0)), row.get(1), row.get::<_, i64>(2) as u32, kid, row.get(4)));
+        }
+        copy
+    }
+
+    fn keyring(&self) -> &Keyring {
+        &self.keyring
+    }
+
+    fn store(&self) -> StoreId {
+        STORE
+    }
 }
 
 keystore_suite!(PostgresRig);
@@ -153,11 +186,11 @@ async fn the_wrong_store_and_the_wrong_keyring_are_told_apart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn damaged_and_newer_keystores_are_refused() {
     for (damage, error) in [
-        ("update meta set format = 4", KeystoreOpenError::Format(4)),
+        ("update meta set format = 5", KeystoreOpenError::Format(5)),
         ("update meta set store = decode(repeat('08', 16), 'hex')", KeystoreOpenError::StoreMismatch),
         ("update secrets set wrapped = decode(repeat('00', 88), 'hex')", KeystoreOpenError::Corrupt),
         ("update secrets set kid = decode(repeat('00', 32), 'hex')", KeystoreOpenError::Corrupt),
-        ("insert into migrations(version) values (4)", KeystoreOpenError::Format(4)),
+        ("insert into migrations(version) values (5)", KeystoreOpenError::Format(5)),
     ] {
         let Some(rig) = PostgresRig::place() else { return };
         rig.create().await.unwrap().close().await;
@@ -219,4 +252,40 @@ async fn service_keys_are_stable_and_distinct() {
     assert_eq!(first.cursor.expose(), second.cursor.expose());
     assert_eq!(first.idempotency.expose(), second.idempotency.expose());
     assert_ne!(first.cursor.expose(), first.idempotency.expose());
+}
+
+/// Another process moved everything under another root while this one had keys and roots in memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_process_may_have_replaced_shard_keys() {
+    let Some(rig) = PostgresRig::place() else { return };
+    let one = rig.create().await.unwrap();
+    let mut people = populate(&one, 0, 100).await;
+    let (victim, _) = people.pop_first().unwrap();
+    let names: Vec<SubjectRef> = people.keys().copied().collect();
+    one.destroy(order(victim, &[], 1)).await.unwrap();
+    // Somebody else's victims, in every shard of ours: this process knows only that their keys are gone.
+    for (n, subject) in names.iter().step_by(2).enumerate() {
+        one.destroy(order(*subject, &["general"], n as u64 + 2)).await.unwrap();
+        people.get_mut(subject).unwrap().retain(|(id, _)| id.purpose.as_str() != "general");
+    }
+    let elsewhere = "select pg_terminate_backend(pid) from pg_stat_activity
+         where datname = current_database() and pid <> pg_backend_pid()";
+    execute(&rig.dsn, elsewhere).unwrap();
+    let keyring = Arc::new(Keyring::open(&rig.dir.path().join("keyring")).unwrap());
+    let two = rig.open_as(STORE, &keyring).await.unwrap();
+    assert!(rotate(&two, 1000, 0).await.epochs[0].destroyed.is_some());
+    two.close().await;
+    // Connections that broke are noticed by the first who uses them.
+    while one.stats().await.is_err() {}
+    assert!(rig.keyring.root(1).is_some(), "this process has not looked yet");
+    all_open(&one, &people).await;
+    // What is made now goes under the new root, in shards that are known and in new ones.
+    let more = populate(&one, 1000, 300).await;
+    assert_eq!((rig.keyring.epoch(), rig.keyring.root(1).is_some()), (2, false));
+    one.nodes().unwrap().drop_shard_keys();
+    all_open(&one, &people).await;
+    all_open(&one, &more).await;
+    let status = one.epochs().await.unwrap();
+    assert_eq!((status.left(), status.is_running()), (0, false), "nothing was made under an earlier root");
+    assert_eq!(opened_by(&keyring, STORE, &rig.copy()).len() as u64, one.stats().await.unwrap().active);
 }

@@ -11,7 +11,9 @@ use oubliette::keystore::{Keystore, Resolved};
 use oubliette::secret::Entropy;
 use rusqlite::config::DbConfig;
 
-use crate::conformance::keystore::{Rig, contact, granted, keystore_suite, order, want, want_as};
+use crate::conformance::keystore::{
+    Copy, Rig, contact, granted, keystore_suite, order, rotate, settle, times, want, want_as,
+};
 
 const STORE: StoreId = StoreId([7; 16]);
 
@@ -77,6 +79,34 @@ impl Rig for SqliteRig {
         let files = entries.filter(|entry| entry.file_type().unwrap().is_file());
         files.map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap())).collect()
     }
+
+    /// The file is locked: what is read is a copy of it, as a thief's would be.
+    fn copy(&self) -> Copy {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, bytes) in self.files().into_iter().filter(|(name, _)| name.starts_with("keys.db")) {
+            std::fs::write(dir.path().join(name), bytes).unwrap();
+        }
+        let conn = rusqlite::Connection::open(dir.path().join("keys.db")).unwrap();
+        let mut copy = Copy::default();
+        let sql = "select shard, kek_id, epoch, root, kid, wrapped from keks join kek_slots using (slot)";
+        let mut rows = conn.prepare(sql).unwrap();
+        let keks = rows
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?)));
+        copy.keks.extend(keks.unwrap().map(Result::unwrap));
+        let sql = "select subject, purpose, generation, kid, wrapped from deks join key_slots using (slot)";
+        let mut rows = conn.prepare(sql).unwrap();
+        let deks = rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)));
+        copy.deks.extend(deks.unwrap().map(Result::unwrap));
+        copy
+    }
+
+    fn keyring(&self) -> &Keyring {
+        &self.keyring
+    }
+
+    fn store(&self) -> StoreId {
+        STORE
+    }
 }
 
 keystore_suite!(SqliteRig);
@@ -131,7 +161,7 @@ async fn foreign_and_damaged_files_are_refused() {
     assert_eq!(rig.open_as(STORE, &rig.keyring).err(), Some(KeystoreOpenError::NotAKeystore));
     assert_eq!(rig.create().err(), Some(KeystoreOpenError::Exists));
     for (damage, error) in [
-        ("update meta set format = 3", KeystoreOpenError::Format(3)),
+        ("update meta set format = 5", KeystoreOpenError::Format(5)),
         ("update meta set format = 0", KeystoreOpenError::Format(0)),
         ("delete from secrets where name = 'natural-key'", KeystoreOpenError::Corrupt),
         ("delete from meta", KeystoreOpenError::Corrupt),
@@ -168,16 +198,23 @@ async fn a_damaged_key_is_corrupt_and_never_erased_and_its_neighbours_live() {
     assert_eq!(keys.destroy(order(ada, &[], 1)).await.unwrap().keys.len(), 2);
 }
 
-/// A keystore as format 1 left it is brought to format 2 where it lies, once, and everything in it stays.
+/// Takes epochs out of a keystore: what format 2 left.
+const WITHOUT_EPOCHS: &str = "drop table epochs;
+    create table before as select shard, kek_id, epoch, kid, wrapped from keks join kek_slots using (slot);
+    drop table keks; drop table kek_slots; alter table before rename to keks; update meta set format = 2;";
+
+/// A keystore as format 1 left it is brought to the present one where it lies, once, and everything in it stays.
 #[tokio::test]
 async fn a_keystore_of_format_1_is_upgraded_in_place() {
     let rig = SqliteRig::new();
     let keys = rig.open();
     let before = granted(&*keys, want("ada", &["general"])).await;
     keys.close().await;
-    let back = "begin; drop table natural_people; drop table blind_index; drop table natural_slots;
-        delete from secrets where name = 'natural-key'; update meta set format = 1; commit";
-    rig.raw().execute_batch(back).unwrap();
+    let back = format!(
+        "begin; {WITHOUT_EPOCHS} drop table natural_people; drop table blind_index; drop table natural_slots;
+        delete from secrets where name = 'natural-key'; update meta set format = 1; commit"
+    );
+    rig.raw().execute_batch(&back).unwrap();
     // Another store's keyring changes nothing.
     let other = rig.keyring_of("other", STORE);
     assert_eq!(rig.open_as(STORE, &other).err(), Some(KeystoreOpenError::KeyringMismatch));
@@ -189,7 +226,7 @@ async fn a_keystore_of_format_1_is_upgraded_in_place() {
     let by_name = want_as(SubjectKey::Natural(contact("Ada King")), &["general"]);
     let by_name = granted(&*keys, by_name).await.0;
     keys.close().await;
-    assert_eq!(format(&rig), 2);
+    assert_eq!(format(&rig), 3);
     let keys = rig.open();
     assert_eq!(keys.resolve_natural(vec![contact("Ada King")]).await.unwrap(), [Resolved::Known(by_name)]);
     assert_eq!(granted(&*keys, want("ada", &["general"])).await, before);
@@ -214,4 +251,65 @@ async fn closing_keeps_the_write_ahead_log_and_its_blocks() {
     let before = length(&rig);
     keys.close().await;
     assert!(length(&rig) >= before && before > 0);
+}
+
+/// Who was forgotten before there were epochs is covered by the first one: all shards count as dirty.
+#[tokio::test]
+async fn a_keystore_of_format_2_is_upgraded_and_its_forgotten_are_covered() {
+    let rig = SqliteRig::new();
+    let keys = rig.open();
+    let before = granted(&*keys, want("ada", &["general"])).await;
+    let (ben, _) = granted(&*keys, want("ben", &["general"])).await;
+    keys.destroy(order(ben, &[], 1)).await.unwrap();
+    keys.close().await;
+    rig.raw().execute_batch(&format!("begin; {WITHOUT_EPOCHS} commit")).unwrap();
+    let keys = rig.open();
+    let status = keys.epochs().await.unwrap();
+    assert_eq!((status.shards, status.dirty_shards, status.epochs.len()), (2, 2, 1));
+    assert!(status.is_due_for_another() && !status.is_running());
+    let status = rotate(&*keys, 1000, 0).await;
+    assert_eq!((status.newest().unwrap().shards_rekeyed, status.effective_erasure()), (2, 1));
+    assert_eq!(granted(&*keys, want("ada", &["general"])).await, before);
+}
+
+/// A copy from before a root was destroyed says so, instead of looking like somebody else's.
+#[tokio::test]
+async fn a_copy_whose_root_is_gone_is_refused_with_the_reason() {
+    let rig = SqliteRig::new();
+    let keys = rig.open();
+    granted(&*keys, want("ada", &["general"])).await;
+    keys.close().await;
+    let copy = std::fs::read(rig.path()).unwrap();
+    let log = std::fs::read(rig.dir.path().join("keys.db-wal")).unwrap();
+    let keys = rig.open();
+    rotate(&*keys, 1000, 0).await;
+    keys.close().await;
+    std::fs::write(rig.path(), copy).unwrap();
+    std::fs::write(rig.dir.path().join("keys.db-wal"), log).unwrap();
+    assert_eq!(rig.open_as(STORE, &rig.keyring).err(), Some(KeystoreOpenError::RootDestroyed(1)));
+}
+
+/// A keystore from before an epoch began, whose root is still there, is taken along by the next epoch.
+#[tokio::test]
+async fn an_older_keystore_is_taken_up_by_a_newer_keyring() {
+    let rig = SqliteRig::new();
+    let keys = rig.open();
+    let before = granted(&*keys, want("ada", &["general"])).await;
+    keys.close().await;
+    let copies = ["keys.db", "keys.db-wal"].map(|name| (name, std::fs::read(rig.dir.path().join(name)).unwrap()));
+    let keys = rig.open();
+    rotate(&*keys, 1000, 7).await;
+    rotate(&*keys, 2000, 7).await;
+    keys.close().await;
+    for (name, bytes) in copies {
+        std::fs::write(rig.dir.path().join(name), bytes).unwrap();
+    }
+    let keys = rig.open();
+    let status = settle(&*keys, oubliette::clock::Millis(3000), &times(0)).await;
+    let numbers: Vec<u32> = status.epochs.iter().map(|epoch| epoch.epoch).collect();
+    assert_eq!(numbers, [1, 2, 3]);
+    // The root of the epoch that this keystore never saw is destroyed too: other copies are from then.
+    assert!(status.epochs[..2].iter().all(|epoch| epoch.destroyed.is_some()));
+    assert_eq!(rig.keyring.epochs(), [3]);
+    assert_eq!(granted(&*keys, want("ada", &["general"])).await, before);
 }

@@ -22,6 +22,7 @@ mod code_projection;
 mod conformance;
 mod crash;
 mod db_postgres;
+mod epochs;
 mod erased_valid;
 mod erasure;
 mod eventlog_postgres;

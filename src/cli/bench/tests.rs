@@ -116,7 +116,7 @@ async fn every_workload_against_a_server() {
         args: args(),
         target,
         tag,
-        server: None,
+        servers: Vec::new(),
         filled: None,
         view: None,
         appended: 0,

@@ -41,8 +41,14 @@ pub async fn destroy(connection: &Connection, tools: &Tools, keks: &Keks, order:
         connection.execute(zero, &[&subject, &purpose.as_str(), &i64::from(order.reaches(purpose))]).await?;
     }
     crash::point("destroy.zeroed");
+    let mut buried = 0;
     for purpose in &purposes {
-        bury(connection, order, purpose).await?;
+        buried += bury(connection, order, purpose).await?;
+    }
+    if buried > 0 {
+        // Copies of this database still hold the keys under the key of their shard: the next epoch gives it another.
+        let dirty = "update keks set dirty = 1 where shard = $1";
+        connection.execute(dirty, &[&i64::from(order.subject.0[0])]).await?;
     }
     if person {
         let sql = "insert into person_tombstones (subject, destroyed_ms, erasure, external_id_removed)
@@ -79,15 +85,16 @@ async fn purposes_to_destroy(connection: &Connection, order: &DestroyOrder) -> R
     Ok(purposes)
 }
 
-/// Deletes the rows that led to the zeroed slots of one purpose and leaves tombstones.
-async fn bury(connection: &Connection, order: &DestroyOrder, purpose: &Purpose) -> Result<()> {
+/// Deletes the rows that led to the zeroed slots of one purpose and leaves tombstones: how many.
+async fn bury(connection: &Connection, order: &DestroyOrder, purpose: &Purpose) -> Result<u64> {
     let (subject, name, last) = (order.subject.0.as_slice(), purpose.as_str(), i64::from(order.reaches(purpose)));
     let sql = "with gone as (delete from deks where subject = $1 and purpose = $2 and generation <= $5
                  returning subject, purpose, generation, kid)
                insert into tombstones (subject, purpose, generation, kid, destroyed_ms, erasure)
                select subject, purpose, generation, kid, $3::bigint, $4::bigint from gone";
-    connection.execute(sql, &[&subject, &name, &order.at.0, &number(order.erasure), &last]).await?;
-    close(connection, order, purpose).await
+    let buried = connection.execute(sql, &[&subject, &name, &order.at.0, &number(order.erasure), &last]).await?;
+    close(connection, order, purpose).await?;
+    Ok(buried)
 }
 
 /// Makes sure that no key is made up to where the fence reaches, whether or not there ever was one: forgotten before

@@ -52,8 +52,8 @@ pub struct Person {
 /// A shard key, wrapped or open.
 #[derive(Clone)]
 pub enum ShardKey {
-    /// As stored: identity, epoch, key id, record.
-    Wrapped([u8; 16], u32, Kid, [u8; 88]),
+    /// As stored: identity, epoch in which it was made, key id, epoch of the root that wraps it, record.
+    Wrapped([u8; 16], u32, Kid, u32, [u8; 88]),
     /// Opened earlier, or just made.
     Open(Arc<Kek>),
 }
@@ -65,6 +65,7 @@ pub struct Slots {
     pub id: i64,
     pub subject: i64,
     pub natural: i64,
+    pub kek: i64,
 }
 
 /// The answers.
@@ -80,6 +81,8 @@ pub struct Facts {
     pub keks: HashMap<u8, ShardKey>,
     /// Slots in use.
     pub slots: Slots,
+    /// The newest epoch.
+    pub epoch: u32,
 }
 
 const TAGS: &str = "select t.tag, t.slot, s.subject from subject_tags t join subject_slots s using (slot)
@@ -87,7 +90,8 @@ const TAGS: &str = "select t.tag, t.slot, s.subject from subject_tags t join sub
 const NATURAL: &str = "select n.entry from blind_index b join natural_slots n using (slot) where b.bucket = any($1)";
 const SLOTS: &str =
     "select (select coalesce(max(slot), 0) from key_slots), (select coalesce(max(slot), 0) from id_slots),
-     (select coalesce(max(slot), 0) from subject_slots), (select coalesce(max(slot), 0) from natural_slots)";
+     (select coalesce(max(slot), 0) from subject_slots), (select coalesce(max(slot), 0) from natural_slots),
+     (select coalesce(max(slot), 0) from kek_slots), (select coalesce(max(epoch), 0) from epochs)";
 const PEOPLE: &str = "select subject, true from person_tombstones where subject = any($1)
      union all select subject, false from subjects where subject = any($1)
      union all select subject, false from natural_people where subject = any($1)";
@@ -95,7 +99,11 @@ const TOMBSTONES: &str = "select subject, purpose, generation, reauthorized from
 const KEYS: &str =
     "select d.subject, d.purpose, d.generation, d.kid, s.wrapped from deks d join key_slots s using (slot)
      where d.subject = any($1)";
-const KEKS: &str = "select shard, kek_id, epoch, kid, wrapped from keks where shard <> all($1)";
+/// Shard keys that are not known, or not as known: another node may have replaced them. The identities of the known ones come
+/// as 256 times 16 bytes, in the order of shards.
+const KEKS: &str =
+    "select k.shard, k.kek_id, k.epoch, k.kid, k.root, s.wrapped from keks k join kek_slots s using (slot)
+     where k.kek_id <> substr($1::bytea, (k.shard * 16 + 1)::int, 16)";
 
 /// Reads everything about the people with these tags and pseudonyms. `begin` begins the transaction; with `locked` the row
 /// of `meta` is locked first, so that what is read stays true until its end.
@@ -109,7 +117,11 @@ pub async fn gather(
     let tags: Vec<&[u8]> = external.iter().map(<[u8; 32]>::as_slice).collect();
     let buckets: Vec<i64> = natural.iter().map(|tag| i64::from(bucket(tag))).collect();
     let lock = if locked { "select id from meta where id = 1 for update" } else { "select id from meta where id = 1" };
-    let shards: Vec<i64> = keks.keys().map(|shard| i64::from(*shard)).collect();
+    let mut known = vec![0; 256 * 16];
+    for (shard, kek) in keks {
+        known[usize::from(*shard) * 16..][..16].copy_from_slice(&kek.id);
+    }
+    let known = known.as_slice();
     let node = node.0.as_slice();
     let steps: [(&str, Vec<&(dyn ToSql + Sync)>); 6] = [
         (lock, vec![]),
@@ -117,7 +129,7 @@ pub async fn gather(
         (TAGS, vec![&EXTERNAL, &tags]),
         (NATURAL, vec![&buckets]),
         (SLOTS, vec![]),
-        (KEKS, vec![&shards]),
+        (KEKS, vec![&known]),
     ];
     let answers = connection.query_all(begin, &steps).await?;
     let [_, registered, tags, entries, slots, shard_keys] =
@@ -139,12 +151,18 @@ pub async fn gather(
         }
     }
     if let Some(row) = slots.first() {
-        facts.slots = Slots { key: get(row, 0)?, id: get(row, 1)?, subject: get(row, 2)?, natural: get(row, 3)? };
+        facts.slots = Slots {
+            key: get(row, 0)?,
+            id: get(row, 1)?,
+            subject: get(row, 2)?,
+            natural: get(row, 3)?,
+            kek: get(row, 4)?,
+        };
+        facts.epoch = small(row, 5)?;
     }
     for row in &shard_keys {
         let shard = u8::try_from(get::<i64>(row, 0)?).map_err(|_| PgError::Type)?;
-        let epoch = small(row, 2)?;
-        facts.keks.insert(shard, ShardKey::Wrapped(array(row, 1)?, epoch, Kid(array(row, 3)?), array(row, 4)?));
+        facts.keks.insert(shard, shard_key(row)?);
     }
     let mut everyone: BTreeSet<SubjectRef> = subjects.iter().copied().collect();
     everyone.extend(facts.tags.values().filter_map(|(_, subject)| *subject));
@@ -176,6 +194,11 @@ async fn people(connection: &Connection, everyone: BTreeSet<SubjectRef>, facts: 
         person.keys.push(StoredKey { purpose: get(row, 1)?, generation: small(row, 2)?, key });
     }
     Ok(())
+}
+
+/// A shard key from its identity (second column) to its record.
+pub fn shard_key(row: &Row) -> Result<ShardKey, PgError> {
+    Ok(ShardKey::Wrapped(array(row, 1)?, small(row, 2)?, Kid(array(row, 3)?), small(row, 4)?, array(row, 5)?))
 }
 
 /// A column of a row.

@@ -3,67 +3,103 @@
 //! Owns: their statements, each in one snapshot. Must not know: when something was made or destroyed.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use super::facts::{Key, ShardKey, array, get, small};
+use super::facts::{Key, array, get, shard_key, small};
 use super::grant::Tools;
 use super::nodes::{REGISTERED, UNREGISTERED};
 use crate::clock::Millis;
 use crate::db::postgres::{Connection, PgError};
 use crate::event::{ExternalId, NaturalKey, Purpose, SubjectRef};
 use crate::keystore::records::{EXTERNAL, Kek, Tag, ZEROS, bucket, id_context, open_id};
+use crate::keystore::wrap::wrapped_by;
 use crate::keystore::{DekId, Fetched, KeystoreError, KeystoreStats, Kid, Resolved};
 
 type Result<T> = std::result::Result<T, KeystoreError>;
 
 const BEGIN: &str = "begin isolation level repeatable read read only";
 
-/// Shard keys in memory. Only what is committed comes in; one that was replaced says so by another id in what it wraps.
+/// Shard keys in memory. Only what is committed comes in, and a key that was replaced never comes back: a read that began before
+/// may still bring it.
 #[derive(Default)]
-pub struct Keks(Mutex<HashMap<u8, Arc<Kek>>>);
+pub struct Keks(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    keys: HashMap<u8, Arc<Kek>>,
+    /// The latest epoch in which a shard is known to have got a key.
+    since: HashMap<u8, u32>,
+    /// How often all were let go of.
+    cleared: u64,
+}
 
 impl Keks {
-    /// All of them.
-    pub fn all(&self) -> HashMap<u8, Arc<Kek>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// All of them, and how often all were let go of before.
+    pub fn all(&self) -> (u64, HashMap<u8, Arc<Kek>>) {
+        let known = self.known();
+        (known.cleared, known.keys.clone())
     }
 
-    /// Lets go of all.
+    /// Lets go of all; what was read before this does not come in after it.
     pub fn clear(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let mut known = self.known();
+        known.cleared += 1;
+        known.keys.clear();
     }
 
-    /// Adds some.
-    pub fn extend(&self, keks: impl IntoIterator<Item = (u8, Arc<Kek>)>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(keks);
+    /// Adds some that were read when all had been let go of so often.
+    pub fn extend(&self, seen: u64, keks: impl IntoIterator<Item = (u8, Arc<Kek>)>) {
+        let mut known = self.known();
+        if known.cleared != seen {
+            return;
+        }
+        for (shard, kek) in keks {
+            let since = known.since.entry(shard).or_default();
+            if kek.epoch >= *since {
+                *since = kek.epoch;
+                known.keys.insert(shard, kek);
+            }
+        }
     }
 
-    /// Those of these people, read and opened where they are not in memory.
-    async fn of(
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Those that these records name, by shard. One that is not in memory, or not as a record names it, is read: in the same
+    /// transaction, so that it is the one the record lies under, whatever an epoch does meanwhile.
+    async fn of<'r>(
         &self,
         connection: &Connection,
         tools: &Tools,
-        subjects: impl Iterator<Item = SubjectRef>,
+        records: impl Iterator<Item = (SubjectRef, &'r [u8])>,
     ) -> Result<HashMap<u8, Arc<Kek>>> {
-        let known = self.all();
-        let missing: Vec<i64> =
-            subjects.map(|subject| subject.0[0]).filter(|shard| !known.contains_key(shard)).map(i64::from).collect();
+        let (seen, mut known) = self.all();
+        let other = |(subject, record): (SubjectRef, &[u8])| {
+            let shard = subject.0[0];
+            let named = wrapped_by(record).map(|(id, _)| id);
+            let fits = known.get(&shard).is_some_and(|kek| named.is_none_or(|id| id == kek.id));
+            (!fits).then_some(i64::from(shard))
+        };
+        let missing: Vec<i64> = records.filter_map(other).collect();
         if missing.is_empty() {
             return Ok(known);
         }
-        let sql = "select shard, kek_id, epoch, kid, wrapped from keks where shard = any($1)";
+        let sql =
+            "select k.shard, k.kek_id, k.epoch, k.kid, k.root, s.wrapped from keks k join kek_slots s using (slot)
+                   where k.shard = any($1)";
         for row in connection.query(sql, &[&missing]).await? {
             let shard = u8::try_from(get::<i64>(&row, 0)?).map_err(|_| PgError::Type)?;
-            let key = ShardKey::Wrapped(array(&row, 1)?, small(&row, 2)?, Kid(array(&row, 3)?), array(&row, 4)?);
             // One that does not open is missed by its own people only.
-            if let Ok(kek) = tools.open_kek(shard, &key) {
-                self.extend([(shard, kek)]);
+            if let Ok(kek) = tools.open_kek(shard, &shard_key(&row)?) {
+                self.extend(seen, [(shard, Arc::clone(&kek))]);
+                known.insert(shard, kek);
             }
         }
-        Ok(self.all())
+        Ok(known)
     }
 }
 
@@ -134,7 +170,11 @@ pub async fn fetch(connection: &Connection, tools: &Tools, keks: &Keks, ids: &[D
     if registered.is_empty() {
         return Err(UNREGISTERED);
     }
-    let keks = keks.of(connection, tools, ids.iter().map(|id| id.subject)).await?;
+    let mut records = Vec::with_capacity(keys.len());
+    for row in &keys {
+        records.push((ids.get(place(row)?).ok_or(PgError::Type)?.subject, get::<&[u8]>(row, 2)?));
+    }
+    let keks = keks.of(connection, tools, records.into_iter()).await?;
     connection.batch("commit").await?;
     let mut fetched = vec![Fetched::Unknown; ids.len()];
     // The more particular answer last, where it replaces the others.
@@ -200,7 +240,11 @@ async fn open_ids(
                  order by generation desc limit 1) d
                join key_slots k on k.slot = d.slot";
     let rows = connection.query(sql, &[&wanted, &identity.as_str()]).await?;
-    let keks = keks.of(connection, tools, subjects.iter().copied()).await?;
+    let mut records = Vec::with_capacity(rows.len());
+    for row in &rows {
+        records.push((*subjects.get(place(row)?).ok_or(PgError::Type)?, get::<&[u8]>(row, 4)?));
+    }
+    let keks = keks.of(connection, tools, records.into_iter()).await?;
     let mut found = vec![None; subjects.len()];
     for row in &rows {
         let at = place(row)?;

@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use super::facts::{Facts, Key, Person, ShardKey, StoredKey};
 use crate::event::{ExternalId, Purpose, StoreId, SubjectKey, SubjectRef};
-use crate::keystore::keyring::{Keyring, root_id};
+use crate::keystore::keyring::Keyring;
 use crate::keystore::nodes::NodeId;
-use crate::keystore::records::{Kek, Tag, external_tag, id_context, kek_context, natural_tag, seal_id};
+use crate::keystore::records::{Kek, Tag, external_tag, id_context, natural_tag, seal_id};
+use crate::keystore::rewrap::{Rewrapper, StoredKek};
 use crate::keystore::wrap::{unwrap, wrap};
 use crate::keystore::{Dek, DekId, Granted, KeystoreError, Want};
 use crate::secret::Entropy;
@@ -47,15 +48,16 @@ impl Tools {
     pub fn open_kek(&self, shard: u8, key: &ShardKey) -> Result<Arc<Kek>> {
         match key {
             ShardKey::Open(kek) => Ok(Arc::clone(kek)),
-            ShardKey::Wrapped(id, epoch, kid, wrapped) => {
-                let corrupt = KeystoreError::Corrupt { table: "keks", column: "wrapped" };
-                let root = self.keyring.root(*epoch).ok_or(corrupt.clone())?;
-                let name = root_id(root);
-                let context = kek_context(&self.store, &name, *epoch, shard);
-                let key = unwrap(root, &context, wrapped, kid).map_err(|_| corrupt)?;
-                Ok(Arc::new(Kek { id: *id, epoch: *epoch, key }))
+            ShardKey::Wrapped(id, epoch, kid, root, wrapped) => {
+                let stored = StoredKek { shard, id: *id, epoch: *epoch, kid: *kid, root: *root, wrapped };
+                self.rewrapper().open_kek(&stored).map(Arc::new)
             }
         }
+    }
+
+    /// What wraps and opens shard keys.
+    pub fn rewrapper(&self) -> Rewrapper<'_> {
+        Rewrapper { store: &self.store, keyring: &self.keyring, entropy: &self.entropy }
     }
 
     /// Opens a person's key.
@@ -74,8 +76,8 @@ impl Tools {
 /// Rows to be inserted.
 #[derive(Default)]
 pub struct Made {
-    /// Shard keys.
-    pub keks: Vec<(u8, Arc<Kek>, [u8; 88])>,
+    /// Shard keys and their slots.
+    pub keks: Vec<(i64, u8, Arc<Kek>, [u8; 88])>,
     /// Keys and their slots.
     pub keys: Vec<(i64, [u8; 88], DekId, Arc<Dek>)>,
     /// Sealed external ids and their slots.
@@ -293,14 +295,12 @@ impl<'t> Granter<'t> {
     }
 
     fn make_kek(&mut self, shard: u8) -> Result<Arc<Kek>> {
-        let keyring = &self.tools.keyring;
-        let epoch = keyring.epoch();
-        let root = keyring.root(epoch).ok_or(KeystoreError::Unavailable { reason: "no root key" })?;
-        let kek = Arc::new(Kek { id: self.tools.draw()?, epoch, key: Dek::generate().map_err(|_| NO_ENTROPY)? });
-        let name = root_id(root);
-        let context = kek_context(&self.tools.store, &name, epoch, shard);
-        let wrapped = wrap(root, &context, &kek.key, self.tools.draw()?);
-        self.made.keks.push((shard, Arc::clone(&kek), wrapped));
+        // Another node may have begun an epoch: under an earlier root nothing is made any more.
+        let epoch = self.facts.epoch.max(self.tools.keyring.epoch());
+        let (kek, wrapped) = self.tools.rewrapper().make_kek(shard, epoch)?;
+        let kek = Arc::new(kek);
+        self.facts.slots.kek += 1;
+        self.made.keks.push((self.facts.slots.kek, shard, Arc::clone(&kek), wrapped));
         Ok(kek)
     }
 
@@ -310,7 +310,7 @@ impl<'t> Granter<'t> {
 
     /// Shard keys opened on the way that stood in the database already.
     pub fn opened(&self) -> impl Iterator<Item = (u8, Arc<Kek>)> {
-        let made: Vec<u8> = self.made.keks.iter().map(|(shard, ..)| *shard).collect();
+        let made: Vec<u8> = self.made.keks.iter().map(|(_, shard, ..)| *shard).collect();
         self.facts.keks.iter().filter_map(move |(shard, key)| match key {
             ShardKey::Open(kek) if !made.contains(shard) => Some((*shard, Arc::clone(kek))),
             _ => None,

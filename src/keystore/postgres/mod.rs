@@ -5,6 +5,7 @@
 //! answered before it. Several processes may have it open: each is registered, and told what to let go of (`nodes`).
 
 mod destroy;
+mod epoch;
 mod facts;
 mod fetch;
 mod grant;
@@ -24,6 +25,7 @@ pub use schema::{MIGRATIONS, SCHEMA};
 use crate::clock::{Clock, Millis};
 use crate::db::postgres::{Connection, Connector, Deviation, Pool, Target};
 use crate::event::{ExternalId, NaturalKey, Purpose, StoreId, SubjectKey, SubjectRef};
+use crate::keystore::epoch::{EpochStatus, EpochStep};
 use crate::keystore::keyring::Keyring;
 use crate::keystore::nodes::{NodeId, Nodes};
 use crate::keystore::{
@@ -204,6 +206,14 @@ impl Keystore for PostgresKeystore {
         Some(&self.nodes)
     }
 
+    fn epochs(&self) -> BoxFuture<'_, Result<EpochStatus, KeystoreError>> {
+        reading!(self, connection => epoch::status(&connection, &self.shared.tools.keyring))
+    }
+
+    fn advance_epoch(&self, step: EpochStep) -> BoxFuture<'_, Result<EpochStatus, KeystoreError>> {
+        Box::pin(self.ask(move |reply| Request::Epoch(step, reply)))
+    }
+
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             self.nodes.leave().await;
@@ -220,6 +230,7 @@ enum Request {
     Ensure(Vec<Want>, Reply<Vec<Granted>>),
     Destroy(DestroyOrder, Reply<Destruction>),
     Reauthorize(SubjectKey, Vec<Purpose>, Reply<Option<SubjectRef>>),
+    Epoch(EpochStep, Reply<EpochStatus>),
     Wash(Reply<WashReport>),
     Close(Reply<()>),
 }
@@ -244,7 +255,7 @@ impl Engine {
         let mut requests = Vec::with_capacity(BATCH);
         while inbox.recv_many(&mut requests, BATCH).await > 0 {
             let (mut work, mut waiting, mut orders) = (Vec::new(), Vec::new(), Vec::new());
-            let (mut washes, mut closes) = (Vec::new(), Vec::new());
+            let (mut steps, mut washes, mut closes) = (Vec::new(), Vec::new(), Vec::new());
             for request in requests.drain(..) {
                 match request {
                     Request::Ensure(wants, reply) => {
@@ -256,6 +267,7 @@ impl Engine {
                         waiting.push(Waiting::Reauthorized(reply));
                     }
                     Request::Destroy(order, reply) => orders.push((order, reply)),
+                    Request::Epoch(step, reply) => steps.push((step, reply)),
                     Request::Wash(reply) => washes.push(reply),
                     Request::Close(reply) => closes.push(reply),
                 }
@@ -265,6 +277,9 @@ impl Engine {
             }
             for (order, reply) in orders {
                 let _ = reply.send(self.destroy(&order).await);
+            }
+            for (step, reply) in steps {
+                let _ = reply.send(self.advance_epoch(step).await);
             }
             // After the work: one wash covers every destruction that was waiting before it.
             if !washes.is_empty() || !closes.is_empty() {
@@ -335,12 +350,20 @@ impl Engine {
         }
     }
 
+    async fn advance_epoch(&mut self, step: EpochStep) -> Result<EpochStatus, KeystoreError> {
+        let connection = self.connection().await?;
+        // A connection on which something failed is dropped, and its transaction with it; the step may be repeated.
+        let status = epoch::advance(&connection, &self.shared.tools, &self.shared.keks, step).await?;
+        self.connection = Some(connection);
+        Ok(status)
+    }
+
     async fn wash(&mut self) -> Result<WashReport, KeystoreError> {
         if !self.dirty {
             return Ok(WashReport { bytes: 0, incomplete: false });
         }
         let connection = self.connection().await?;
-        let report = wash::wash(&connection).await?;
+        let report = wash::wash(&connection, wash::Tables::Small).await?;
         self.connection = Some(connection);
         self.dirty = report.incomplete;
         Ok(report)

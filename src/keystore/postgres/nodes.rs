@@ -232,6 +232,18 @@ impl Nodes for PgNodes {
         })
     }
 
+    fn revoke_shard_keys(&self, at: Millis) -> BoxFuture<'_, Result<u64, KeystoreError>> {
+        Box::pin(async move {
+            // A transaction needs a connection of its own: others ask on the one that listens.
+            let connection = self.connector.connect_patiently().await?;
+            connection.batch("begin").await?;
+            connection.query("select id from meta where id = 1 for update", &[]).await?;
+            let number = revoke(&connection, &Revoked::ShardKeys, at).await?;
+            connection.batch("commit").await?;
+            Ok(number)
+        })
+    }
+
     fn drop_shard_keys(&self) {
         self.shared.keks.clear();
     }

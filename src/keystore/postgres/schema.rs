@@ -21,6 +21,7 @@ pub const SCHEMA: &str = "oubliette_keys";
 pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, sql: include_str!("../../../migrations/keys/postgres/0001_keystore.sql") },
     Migration { version: 2, sql: include_str!("../../../migrations/keys/postgres/0002_natural_keys.sql") },
+    Migration { version: 3, sql: include_str!("../../../migrations/keys/postgres/0003_epochs.sql") },
     Migration { version: 4, sql: include_str!("../../../migrations/keys/postgres/0004_nodes.sql") },
 ];
 const FORMAT: i64 = 4;
@@ -68,12 +69,15 @@ pub async fn create(
     for name in SECRETS {
         let key = Dek::generate().map_err(|_| KeystoreOpenError::Entropy)?;
         let nonce = entropy.draw().map_err(|_| KeystoreOpenError::Entropy)?;
-        let (purpose, kek_id) = (format!("${name}"), root_id(root));
-        let wrapped = wrap(root, &context(&kek_id, epoch, &store, &purpose), &key, nonce);
+        let (purpose, kek_id) = (format!("${name}"), root_id(&root));
+        let wrapped = wrap(&root, &context(&kek_id, epoch, &store, &purpose), &key, nonce);
         let sql = "insert into secrets (name, epoch, kid, wrapped) values ($1, $2, $3, $4)";
         let kid = key.kid();
         connection.execute(sql, &[&name, &i64::from(epoch), &kid.0.as_slice(), &wrapped.as_slice()]).await?;
     }
+    let first = "insert into epochs (epoch, began_ms, finished_ms, erasure) values ($1, $2, $2, 0)
+                 on conflict (epoch) do nothing";
+    connection.execute(first, &[&i64::from(epoch), &now.0]).await?;
     Ok(connection.batch("commit").await?)
 }
 
@@ -122,8 +126,10 @@ async fn secret(
     let kid: &[u8] = row.try_get(1).map_err(PgError::from)?;
     let wrapped: &[u8] = row.try_get(2).map_err(PgError::from)?;
     let epoch = u32::try_from(epoch).map_err(|_| KeystoreOpenError::Corrupt)?;
-    let root = keyring.root(epoch).ok_or(KeystoreOpenError::KeyringMismatch)?;
-    let kek_id = root_id(root);
+    // Another node may have begun an epoch since the keyring was read.
+    let found = keyring.root(epoch).or_else(|| keyring.refresh().ok().and_then(|()| keyring.root(epoch)));
+    let root = found.ok_or_else(|| KeystoreOpenError::without_root(keyring, epoch))?;
+    let kek_id = root_id(&root);
     // Which root made the record is written in it: another keyring and damaged rows are told apart.
     match wrapped_by(wrapped) {
         Some((found, _)) if found == kek_id => {}
@@ -132,7 +138,7 @@ async fn secret(
     }
     let kid = Kid(kid.try_into().map_err(|_| KeystoreOpenError::Corrupt)?);
     let purpose = format!("${name}");
-    unwrap(root, &context(&kek_id, epoch, &store, &purpose), wrapped, &kid).map_err(|_| KeystoreOpenError::Corrupt)
+    unwrap(&root, &context(&kek_id, epoch, &store, &purpose), wrapped, &kid).map_err(|_| KeystoreOpenError::Corrupt)
 }
 
 fn context<'a>(kek_id: &'a [u8; 16], epoch: u32, store: &'a StoreId, purpose: &'a str) -> WrapContext<'a> {

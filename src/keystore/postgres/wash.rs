@@ -16,7 +16,7 @@ use crate::db::postgres::{Connection, PgError};
 use crate::keystore::WashReport;
 
 /// The tables in which something is overwritten.
-const TABLES: [&str; 4] = ["key_slots", "id_slots", "subject_slots", "natural_slots"];
+const TABLES: [&str; 6] = ["key_slots", "id_slots", "subject_slots", "natural_slots", "kek_slots", "secrets"];
 /// Up to here a table is rewritten: about 100,000 keys, in some tenths of a second.
 const SMALL: i64 = 16 << 20;
 /// For a vacuum of the largest table.
@@ -24,8 +24,17 @@ const LONG: Duration = Duration::from_mins(30);
 /// How long readers that began before the wash are waited for: a vacuum keeps what they can still see.
 const PATIENCE: u32 = 100;
 
+/// Which tables are rewritten into new files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tables {
+    /// Those that are small; the others are vacuumed.
+    Small,
+    /// All, however long it takes: what an epoch replaced. Whoever needs a table meanwhile waits for it.
+    All,
+}
+
 /// Washes. Only a lost connection is an error; a step that is refused is said and counted.
-pub async fn wash(connection: &Connection) -> Result<WashReport, PgError> {
+pub async fn wash(connection: &Connection, tables: Tables) -> Result<WashReport, PgError> {
     crash::point("wash.before-checkpoint");
     let mut report = WashReport { bytes: 0, incomplete: !older_readers_end(connection).await? };
     if report.incomplete {
@@ -39,7 +48,9 @@ pub async fn wash(connection: &Connection) -> Result<WashReport, PgError> {
             None => 0,
         };
         report.bytes += size.unsigned_abs();
-        let rewritten = size <= SMALL && step(connection, "rewrite", &format!("vacuum full {table}")).await?;
+        let rewritten = (size <= SMALL || tables == Tables::All)
+            && step(connection, "rewrite", &format!("vacuum full {table}")).await?;
+        report.incomplete |= !rewritten && tables == Tables::All;
         if !rewritten && !step(connection, "vacuum", &format!("vacuum {table}")).await? {
             report.incomplete = true;
         }

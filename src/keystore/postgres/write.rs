@@ -38,13 +38,13 @@ pub async fn make(
 ) -> Result<Answers, KeystoreError> {
     let people = everyone(tools, work);
     let asked = (people.0.as_slice(), people.1.as_slice(), people.2.as_slice());
-    let known = keks.all();
+    let (seen, known) = keks.all();
     let known = (tools.node, &known);
     let facts = gather(connection, "begin isolation level repeatable read read only", false, asked, known).await?;
     connection.batch("commit").await?;
     let (granter, answers) = decide(tools, &facts, work);
     if granter.made.is_empty() {
-        keks.extend(granter.opened());
+        keks.extend(seen, granter.opened());
         return Ok(answers);
     }
     let facts = gather(connection, "begin", true, asked, known).await?;
@@ -53,8 +53,8 @@ pub async fn make(
     crash::point("keys.before-commit");
     connection.batch("commit").await?;
     crash::point("keys.after-commit");
-    keks.extend(granter.opened());
-    keks.extend(granter.made.keks.iter().map(|(shard, kek, _)| (*shard, kek.clone())));
+    keks.extend(seen, granter.opened());
+    keks.extend(seen, granter.made.keks.iter().map(|(_, shard, kek, _)| (*shard, kek.clone())));
     Ok(answers)
 }
 
@@ -170,14 +170,17 @@ const NATURAL_PEOPLE: &str =
 const REAUTHORIZE: &str = "update tombstones t set reauthorized = 1
      from (select distinct * from unnest($1::bytea[], $2::text[])) w(subject, purpose)
      where t.subject = w.subject and t.purpose = w.purpose and t.reauthorized = 0";
-const KEKS: &str = "insert into keks (shard, kek_id, epoch, kid, wrapped)
-     select * from unnest($1::bigint[], $2::bytea[], $3::bigint[], $4::bytea[], $5::bytea[])";
+const KEK_SLOTS: &str = "insert into kek_slots (slot, wrapped) select * from unnest($1::bigint[], $2::bytea[])";
+const KEKS: &str = "insert into keks (shard, kek_id, epoch, kid, slot, root)
+     select shard, id, epoch, kid, slot, epoch
+     from unnest($1::bigint[], $2::bytea[], $3::bigint[], $4::bytea[], $5::bigint[]) w(shard, id, epoch, kid, slot)";
 const KEY_SLOTS: &str = "insert into key_slots (slot, wrapped) select * from unnest($1::bigint[], $2::bytea[])";
 const DEKS: &str = "insert into deks (subject, purpose, generation, kid, slot)
      select * from unnest($1::bytea[], $2::text[], $3::bigint[], $4::bytea[], $5::bigint[])";
 
 #[derive(Default)]
 struct KekColumns<'a> {
+    slots: Vec<i64>,
     shards: Vec<i64>,
     ids: Vec<&'a [u8]>,
     epochs: Vec<i64>,
@@ -188,7 +191,8 @@ struct KekColumns<'a> {
 impl<'a> KekColumns<'a> {
     fn of(made: &'a Made) -> Self {
         let mut columns = Self::default();
-        for (shard, kek, wrapped) in &made.keks {
+        for (slot, shard, kek, wrapped) in &made.keks {
+            columns.slots.push(*slot);
             columns.shards.push(i64::from(*shard));
             columns.ids.push(&kek.id);
             columns.epochs.push(i64::from(kek.epoch));
@@ -200,7 +204,8 @@ impl<'a> KekColumns<'a> {
 
     fn step<'s>(&'s self, steps: &mut Steps<'s>) {
         if !self.shards.is_empty() {
-            steps.push((KEKS, vec![&self.shards, &self.ids, &self.epochs, &self.kids, &self.wrapped]));
+            steps.push((KEK_SLOTS, vec![&self.slots, &self.wrapped]));
+            steps.push((KEKS, vec![&self.shards, &self.ids, &self.epochs, &self.kids, &self.slots]));
         }
     }
 }

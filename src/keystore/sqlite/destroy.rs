@@ -37,8 +37,13 @@ impl Engine {
                 .execute(params![order.subject.0, purpose.as_str(), order.reaches(purpose)])?;
         }
         crash::point("destroy.zeroed");
+        let mut buried = 0;
         for purpose in &purposes {
-            self.bury(order, purpose)?;
+            buried += self.bury(order, purpose)?;
+        }
+        if buried > 0 {
+            // Copies of this file still hold the keys under the key of their shard: the next epoch gives it another.
+            self.conn.prepare_cached("update keks set dirty = 1 where shard = ?1")?.execute([order.subject.0[0]])?;
         }
         if person {
             self.conn
@@ -78,8 +83,8 @@ impl Engine {
         Ok(purposes)
     }
 
-    /// Deletes the zeroed rows of one purpose and leaves tombstones.
-    fn bury(&self, order: &DestroyOrder, purpose: &Purpose) -> Result<()> {
+    /// Deletes the zeroed rows of one purpose and leaves tombstones: how many.
+    fn bury(&self, order: &DestroyOrder, purpose: &Purpose) -> Result<usize> {
         let (subject, name, last) = (order.subject.0, purpose.as_str(), order.reaches(purpose));
         let buried = self
             .conn
@@ -96,7 +101,8 @@ impl Engine {
             counts.active = counts.active.saturating_sub(buried as u64);
             counts.destroyed += buried as u64;
         });
-        self.close(order, purpose)
+        self.close(order, purpose)?;
+        Ok(buried)
     }
 
     /// Makes sure that no key is made up to where the fence reaches, whether or not there ever was one: forgotten before

@@ -8,8 +8,7 @@ use std::sync::Arc;
 use rusqlite::{OptionalExtension, params};
 
 use crate::event::{ExternalId, Purpose, SubjectKey, SubjectRef};
-use crate::keystore::keyring::root_id;
-use crate::keystore::records::{EXTERNAL, Kek, ZEROS, external_tag, id_context, kek_context, open_id, seal_id};
+use crate::keystore::records::{EXTERNAL, Kek, ZEROS, external_tag, id_context, open_id, seal_id};
 use crate::keystore::wrap::{unwrap, wrap};
 use crate::keystore::{Dek, DekId, Fetched, Granted, KeystoreError, Kid, Resolved, Want};
 
@@ -319,19 +318,8 @@ impl Engine {
         if let Some(kek) = self.keks.borrow().get(&shard) {
             return Ok(Arc::clone(kek));
         }
-        let row = self
-            .conn
-            .prepare_cached("select kek_id, epoch, kid, wrapped from keks where shard = ?1")?
-            .query_row([shard], |row| Ok((row.get(0)?, row.get::<_, u32>(1)?, row.get(2)?, row.get::<_, [u8; 88]>(3)?)))
-            .optional()?;
-        let kek = Arc::new(match row {
-            Some((id, epoch, kid, wrapped)) => {
-                let corrupt = KeystoreError::Corrupt { table: "keks", column: "wrapped" };
-                let root = self.keyring.root(epoch).ok_or(corrupt.clone())?;
-                let key = unwrap(root, &kek_context(&self.store, &root_id(root), epoch, shard), &wrapped, &Kid(kid))
-                    .map_err(|_| corrupt)?;
-                Kek { id, epoch, key }
-            }
+        let kek = Arc::new(match self.stored_kek(shard)? {
+            Some((kek, ..)) => kek,
             None => self.make_kek(shard)?,
         });
         self.keks.borrow_mut().insert(shard, Arc::clone(&kek));
@@ -340,12 +328,11 @@ impl Engine {
 
     fn make_kek(&self, shard: u8) -> Result<Kek> {
         let epoch = self.keyring.epoch();
-        let root = self.keyring.root(epoch).ok_or(KeystoreError::Unavailable { reason: "no root key" })?;
-        let kek = Kek { id: self.draw()?, epoch, key: Dek::generate().map_err(|_| NO_ENTROPY)? };
-        let wrapped = wrap(root, &kek_context(&self.store, &root_id(root), epoch, shard), &kek.key, self.draw()?);
+        let (kek, wrapped) = self.rewrapper().make_kek(shard, epoch)?;
+        let slot = self.fill_slot("insert into kek_slots (wrapped) values (?1)", &wrapped)?;
         self.conn.execute(
-            "insert into keks (shard, kek_id, epoch, kid, wrapped) values (?1, ?2, ?3, ?4, ?5)",
-            params![shard, kek.id, epoch, kek.key.kid().0, wrapped],
+            "insert into keks (shard, kek_id, epoch, kid, slot, root) values (?1, ?2, ?3, ?4, ?5, ?3)",
+            params![shard, kek.id, epoch, kek.key.kid().0, slot],
         )?;
         Ok(kek)
     }

@@ -6,6 +6,7 @@
 
 mod destroy;
 mod ensure;
+mod epoch;
 mod natural;
 mod schema;
 mod wash;
@@ -23,6 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::clock::{Clock, Millis};
 use crate::crash;
 use crate::event::{ExternalId, NaturalKey, Purpose, StoreId, SubjectKey, SubjectRef};
+use crate::keystore::epoch::{EpochStatus, EpochStep};
 use crate::keystore::keyring::Keyring;
 pub use crate::keystore::opening::{KeystoreOpenError, ServiceKeys};
 use crate::keystore::records::Kek;
@@ -168,6 +170,14 @@ impl Keystore for SqliteKeystore {
         Box::pin(self.ask(Request::Stats))
     }
 
+    fn epochs(&self) -> BoxFuture<'_, Result<EpochStatus, KeystoreError>> {
+        Box::pin(self.ask(Request::Epochs))
+    }
+
+    fn advance_epoch(&self, step: EpochStep) -> BoxFuture<'_, Result<EpochStatus, KeystoreError>> {
+        Box::pin(self.ask(move |reply| Request::Epoch(step, reply)))
+    }
+
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             // A wash that fails here is repeated by the next start's erasure worker; closing goes on.
@@ -187,13 +197,15 @@ enum Request {
     Destroy(DestroyOrder, Reply<Destruction>),
     Reauthorize(SubjectKey, Vec<Purpose>, Reply<Option<SubjectRef>>),
     Stats(Reply<KeystoreStats>),
+    Epochs(Reply<EpochStatus>),
+    Epoch(EpochStep, Reply<EpochStatus>),
     Wash(Reply<WashReport>),
     Close(Reply<()>),
 }
 
 impl Request {
     fn writes(&self) -> bool {
-        matches!(self, Self::Ensure(..) | Self::Destroy(..) | Self::Reauthorize(..))
+        matches!(self, Self::Ensure(..) | Self::Destroy(..) | Self::Reauthorize(..) | Self::Epoch(..))
     }
 }
 
@@ -228,8 +240,12 @@ impl Engine {
                 return;
             }
             let (mut washes, mut closes, mut work) = (Vec::new(), Vec::new(), Vec::new());
+            let mut alone = Vec::new();
             for request in waiting.drain(..) {
                 match request {
+                    Request::Epoch(step @ (EpochStep::Finish { .. } | EpochStep::DestroyRoot { .. }), reply) => {
+                        alone.push((step, reply));
+                    }
                     Request::Wash(reply) => washes.push(reply),
                     Request::Close(reply) => closes.push(reply),
                     other => work.push(other),
@@ -237,6 +253,9 @@ impl Engine {
             }
             if !work.is_empty() {
                 self.batch(work);
+            }
+            for (step, reply) in alone {
+                drop(reply.send(self.epoch_step_alone(step)));
             }
             // After the batch: one wash covers every destruction that was waiting before it.
             if !washes.is_empty() || !closes.is_empty() {
@@ -260,6 +279,7 @@ impl Engine {
     fn batch(&self, work: Vec<Request>) {
         let ensures = work.iter().any(|request| matches!(request, Request::Ensure(..)));
         let destroys = work.iter().any(|request| matches!(request, Request::Destroy(..)));
+        let epoch = work.iter().any(|request| matches!(request, Request::Epoch(..)));
         let before = self.counts.get();
         let begin = if work.iter().any(Request::writes) { "begin immediate" } else { "begin" };
         let begun = self.conn.execute_batch(begin).map_err(KeystoreError::from);
@@ -274,6 +294,9 @@ impl Engine {
             if destroys {
                 crash::point("destroy.before-commit");
             }
+            if epoch {
+                crash::point("epoch.before-commit");
+            }
             self.conn.execute_batch("commit").map_err(KeystoreError::from)
         });
         if committed.is_err() {
@@ -284,6 +307,9 @@ impl Engine {
             }
             if destroys {
                 crash::point("destroy.after-commit");
+            }
+            if epoch {
+                crash::point("epoch.after-commit");
             }
         }
         for finish in finishes {
@@ -308,6 +334,8 @@ impl Engine {
                 answer!(reply, self.apart(|| self.reauthorize(&subject, &purposes)))
             }
             Request::Stats(reply) => answer!(reply, Ok(self.counts.get())),
+            Request::Epochs(reply) => answer!(reply, self.epochs()),
+            Request::Epoch(step, reply) => answer!(reply, self.apart(|| self.epoch_step(step))),
             Request::Wash(reply) => answer!(reply, self.wash()),
             Request::Close(reply) => answer!(reply, Ok(())),
         }

@@ -25,10 +25,14 @@ use crate::keystore::{KeystoreOpenError, ServiceKeys};
 const MIGRATION: &str = include_str!("../../../migrations/keys/sqlite/0001_keystore.sql");
 /// From format 1 to 2; also sets the format.
 const NATURAL_KEYS: &str = include_str!("../../../migrations/keys/sqlite/0002_natural_keys.sql");
+/// From format 2 to 3; also sets the format.
+const EPOCHS: &str = include_str!("../../../migrations/keys/sqlite/0003_epochs.sql");
+/// From format 3 to 4; also sets the format.
+const NODES: &str = include_str!("../../../migrations/keys/sqlite/0004_nodes.sql");
 /// `OUK1`, so that `file(1)` and we ourselves know what this is.
 const APPLICATION_ID: i64 = 0x4F55_4B31;
 const FIRST_FORMAT: i64 = 1;
-const FORMAT: i64 = 2;
+const FORMAT: i64 = 4;
 const SECRETS: [&str; 3] = ["subject-map", "cursor", "idempotency"];
 /// The secret that format 2 added.
 const NATURAL_KEY: &str = "natural-key";
@@ -70,7 +74,7 @@ pub(super) fn create(
     for name in SECRETS {
         make_secret(&conn, store, keyring, entropy, name)?;
     }
-    add_natural_keys(&conn, store, keyring, entropy)?;
+    upgrade(&conn, store, keyring, entropy, FIRST_FORMAT)?;
     conn.execute_batch("commit")?;
     sync_parent(path)?;
     verify(conn, store, keyring, entropy)
@@ -155,25 +159,32 @@ fn verify(conn: Connection, store: StoreId, keyring: &Keyring, entropy: &Entropy
     let subject_map = secret(SECRETS[0])?;
     let service =
         ServiceKeys { cursor: secret(SECRETS[1])?.into_secret(), idempotency: secret(SECRETS[2])?.into_secret() };
-    if format == FIRST_FORMAT {
+    if format < FORMAT {
         // After the secrets have opened: nothing is changed in a keystore that is not ours.
         conn.execute_batch("begin immediate")?;
-        add_natural_keys(&conn, store, keyring, entropy)?;
+        upgrade(&conn, store, keyring, entropy, format)?;
         conn.execute_batch("commit")?;
     }
     let natural_key = secret(NATURAL_KEY)?;
     Ok(Opened { conn, subject_map, natural_key, service })
 }
 
-/// Format 2, within the caller's transaction.
-fn add_natural_keys(
+/// From an older format to the present one, within the caller's transaction.
+fn upgrade(
     conn: &Connection,
     store: StoreId,
     keyring: &Keyring,
     entropy: &Entropy,
+    from: i64,
 ) -> Result<(), KeystoreOpenError> {
-    conn.execute_batch(NATURAL_KEYS)?;
-    make_secret(conn, store, keyring, entropy, NATURAL_KEY)
+    if from < 2 {
+        conn.execute_batch(NATURAL_KEYS)?;
+        make_secret(conn, store, keyring, entropy, NATURAL_KEY)?;
+    }
+    if from < 3 {
+        conn.execute_batch(EPOCHS)?;
+    }
+    Ok(conn.execute_batch(NODES)?)
 }
 
 fn make_secret(
@@ -187,12 +198,12 @@ fn make_secret(
     let root = keyring.root(epoch).ok_or(KeystoreOpenError::KeyringMismatch)?;
     let key = Dek::generate().map_err(|_| KeystoreOpenError::Entropy)?;
     let nonce = entropy.draw().map_err(|_| KeystoreOpenError::Entropy)?;
-    let (purpose, kek_id) = (format!("${name}"), root_id(root));
+    let (purpose, kek_id) = (format!("${name}"), root_id(&root));
     let context =
         WrapContext { kek_id: &kek_id, epoch, store: &store, subject: &NOBODY, purpose: &purpose, generation: 0 };
     conn.execute(
         "insert into secrets (name, epoch, kid, wrapped) values (?1, ?2, ?3, ?4)",
-        params![name, epoch, key.kid().0, wrap(root, &context, &key, nonce)],
+        params![name, epoch, key.kid().0, wrap(&root, &context, &key, nonce)],
     )?;
     Ok(())
 }
@@ -204,8 +215,8 @@ fn secret(conn: &Connection, store: StoreId, keyring: &Keyring, name: &str) -> R
         })
         .optional()?;
     let (epoch, kid, wrapped) = row.ok_or(KeystoreOpenError::Corrupt)?;
-    let root = keyring.root(epoch).ok_or(KeystoreOpenError::KeyringMismatch)?;
-    let kek_id = root_id(root);
+    let root = keyring.root(epoch).ok_or_else(|| KeystoreOpenError::without_root(keyring, epoch))?;
+    let kek_id = root_id(&root);
     // Which root made the record is written in it: another keyring and a damaged file are told apart.
     match wrapped_by(&wrapped) {
         Some((found, _)) if found == kek_id => {}
@@ -215,7 +226,7 @@ fn secret(conn: &Connection, store: StoreId, keyring: &Keyring, name: &str) -> R
     let purpose = format!("${name}");
     let context =
         WrapContext { kek_id: &kek_id, epoch, store: &store, subject: &NOBODY, purpose: &purpose, generation: 0 };
-    unwrap(root, &context, &wrapped, &Kid(kid)).map_err(|_| KeystoreOpenError::Corrupt)
+    unwrap(&root, &context, &wrapped, &Kid(kid)).map_err(|_| KeystoreOpenError::Corrupt)
 }
 
 fn sync_parent(path: &Path) -> Result<(), KeystoreOpenError> {

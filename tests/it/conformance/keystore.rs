@@ -7,11 +7,13 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use oubliette::clock::Millis;
-use oubliette::event::{ExternalId, Purpose, SubjectKey, SubjectRef};
+use oubliette::event::{ExternalId, Purpose, StoreId, SubjectKey, SubjectRef};
+use oubliette::keystore::keyring::Keyring;
 use oubliette::keystore::{
     DekId, DestroyOrder, Destruction, Fetched, Granted, Keystore, KeystoreError, Kid, Resolved, Scope, Want,
 };
 
+pub use crate::conformance::epochs::*;
 pub use crate::conformance::keystore_faults::*;
 use crate::conformance::lasting;
 pub use crate::conformance::natural_keys::*;
@@ -34,6 +36,12 @@ pub trait Rig {
     fn secrets(&self) -> Vec<(SubjectRef, Vec<u8>)>;
     /// The bytes of every file.
     fn files(&self) -> Vec<(String, Vec<u8>)>;
+    /// The rows that a thief of the database would have, while it is open.
+    fn copy(&self) -> Copy;
+    /// The keyring.
+    fn keyring(&self) -> &Keyring;
+    /// Whose keystore it is.
+    fn store(&self) -> StoreId;
 }
 
 pub fn purpose(name: &str) -> Purpose {
@@ -147,6 +155,12 @@ suite!(
     natural_keys_and_lost_answers,
     natural_keys_behind_the_cache,
     forgotten_natural_keys_leave_no_residue,
+    an_epoch_moves_everything_and_changes_nothing,
+    an_epoch_goes_on_where_it_stopped,
+    a_forget_during_an_epoch_belongs_to_the_next,
+    others_go_on_while_an_epoch_is_at_work,
+    no_copy_opens_what_was_forgotten,
+    an_epoch_leaves_no_residue,
 );
 
 pub async fn the_same_want_gets_the_same_key(rig: &impl Rig) {

@@ -1,5 +1,6 @@
 //! Trait suites: each behaviour written once, mounted on every engine.
 
+pub mod epochs;
 pub mod eventlog;
 pub mod keystore;
 pub mod keystore_faults;

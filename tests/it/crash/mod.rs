@@ -3,6 +3,7 @@
 //! The points exist in debug builds only, so the suite that uses them does too.
 
 mod check;
+mod epochs;
 mod ledger;
 
 use std::cell::RefCell;
@@ -109,16 +110,21 @@ fn nothing_in_clear(dir: &Path) {
 
 /// Runs every case on a few threads; every failure is told with its point and seed.
 fn run_all(engine: Engine, cases: Vec<(&'static str, u64)>) {
+    side_by_side(engine, cases, |point, seed| case(engine, point, seed));
+}
+
+fn side_by_side(engine: Engine, cases: Vec<(&'static str, u64)>, case: impl Fn(&'static str, u64) + Sync) {
     let waiting = Mutex::new(cases);
     let failed = Mutex::new(Vec::new());
     if engine == Engine::Files {
         template();
     }
+    let run = |point, seed| std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| case(point, seed)));
     std::thread::scope(|scope| {
         for _ in 0..LANES {
             scope.spawn(|| {
                 while let Some((point, seed)) = { waiting.lock().expect("no panic inside").pop() } {
-                    if let Err(panic) = std::panic::catch_unwind(|| case(engine, point, seed)) {
+                    if let Err(panic) = run(point, seed) {
                         let text = panic.downcast_ref::<String>().cloned();
                         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
                         failed.lock().expect("no panic inside").push((point, seed, text));
