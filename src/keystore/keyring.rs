@@ -293,12 +293,12 @@ impl Keyring {
         Ok(handle)
     }
 
-    /// Roots in memory become those of the directory. A directory that lacks the latest one is not this keyring (a volume
-    /// that is not mounted, say) and changes nothing.
+    /// Roots in memory become those of the directory. A directory that has neither the latest one nor a later one is not this
+    /// keyring (a volume that is not mounted, say) and changes nothing.
     fn read_roots(&self) -> Result<(), KeyringError> {
         let there = roots_in(&self.dir)?;
         let latest = self.epoch();
-        if !there.contains_key(&latest) {
+        if there.last_key_value().is_none_or(|(newest, _)| *newest < latest) {
             return Err(KeyringError::Missing { path: self.dir.join(root_file(latest)) });
         }
         let mut new = Vec::new();
@@ -463,9 +463,15 @@ mod tests {
         assert_eq!(one.destroy_root(3), Err(KeyringError::InUse { epoch: 3 }));
         other.refresh().unwrap();
         assert_eq!((other.epoch(), other.root(2).is_some()), (3, false));
+        // Whoever has not looked for long finds even the root gone that was its latest.
+        let late = Keyring::open(&dir).unwrap();
+        one.begin_epoch(3).unwrap();
+        one.destroy_root(3).unwrap();
+        late.refresh().unwrap();
+        assert_eq!(late.epochs(), [1, 4]);
         let reopened = Keyring::open(&dir).unwrap();
-        assert_eq!((reopened.epoch(), reopened.root(2).is_some(), reopened.root(1).is_some()), (3, false, true));
-        assert_eq!(reopened.begin_epoch(3).unwrap(), 4);
+        assert_eq!((reopened.epoch(), reopened.epochs()), (4, vec![1, 4]));
+        assert_eq!(reopened.begin_epoch(4).unwrap(), 5);
     }
 
     #[test]

@@ -93,10 +93,15 @@ impl Keks {
                    where k.shard = any($1)";
         for row in connection.query(sql, &[&missing]).await? {
             let shard = u8::try_from(get::<i64>(&row, 0)?).map_err(|_| PgError::Type)?;
-            // One that does not open is missed by its own people only.
-            if let Ok(kek) = tools.open_kek(shard, &shard_key(&row)?) {
-                self.extend(seen, [(shard, Arc::clone(&kek))]);
-                known.insert(shard, kek);
+            match tools.open_kek(shard, &shard_key(&row)?) {
+                Ok(kek) => {
+                    self.extend(seen, [(shard, Arc::clone(&kek))]);
+                    known.insert(shard, kek);
+                }
+                // One that does not open is missed by its own people only.
+                Err(KeystoreError::Corrupt { .. }) => {}
+                // A root that cannot be reached is no damage.
+                Err(error) => return Err(error),
             }
         }
         Ok(known)
