@@ -233,7 +233,7 @@ impl App {
         if let Some(wrap) = extras.in_front {
             keystore = wrap(keystore);
         }
-        let standing = recovery::level(stores.log.as_ref(), keystore.as_ref(), &stores.keyring).await?;
+        let standing = recovery::level(stores.log.as_ref(), keystore.as_ref(), &stores.keyring, None).await?;
         let level = Arc::new(AtomicBool::new(announce(standing)));
         let paths = Paths::lay(&config, &clock, &entropy, &stores, keystore, level)?;
 

@@ -16,9 +16,9 @@ use super::requests::{ForgetError, Requests};
 use super::{DestroyedKeyRecord, Fact, Request, Status, Verification, next};
 use crate::crash;
 use crate::event::{ExpectedRevision, Purpose, Revision, StoreId, SubjectRef};
-use crate::eventlog::{Effect, ErasureRow, EventLog, ReadError};
-use crate::keystore::keyring::Keyring;
-use crate::keystore::{Dek, DekId, DestroyOrder, Destruction, Fetched, Scope};
+use crate::eventlog::{Effect, ErasureRow, EventLog};
+use crate::keystore::keyring::{Keyring, KeyringError};
+use crate::keystore::{Dek, DekId, DestroyOrder, Destruction, Fetched, Keystore, KeystoreError, Scope};
 use crate::sealing::{self, envelope};
 
 /// Most requests that share one wash.
@@ -58,6 +58,10 @@ impl Worker {
 
     /// Works until the task is stopped, which may happen anywhere.
     pub async fn run(mut self) {
+        // While the log is behind nothing is taken further: what it says may not be how it was.
+        while !self.requests.appender.is_level() {
+            self.wake.notified().await;
+        }
         let mut pause = PAUSES.0;
         loop {
             let finished = match self.open().await {
@@ -235,7 +239,8 @@ impl Worker {
         subject: SubjectRef,
         scope: Option<&[Purpose]>,
     ) -> Result<Option<HashMap<Purpose, u32>>, ForgetError> {
-        Ok(fenced_generations(self.requests.log.as_ref(), subject, scope).await?)
+        let keystore = self.requests.keys.keystore();
+        fenced_generations(self.requests.log.as_ref(), keystore.as_ref(), subject, scope).await
     }
 
     /// Keys that should be gone are there: count what they open.
@@ -280,14 +285,28 @@ fn own_key(
 /// Generations that an erasure covers, by purpose; `None` covers all of them.
 pub(super) async fn fenced_generations(
     log: &dyn EventLog,
+    keystore: &dyn Keystore,
     subject: SubjectRef,
     scope: Option<&[Purpose]>,
-) -> Result<Option<HashMap<Purpose, u32>>, ReadError> {
+) -> Result<Option<HashMap<Purpose, u32>>, ForgetError> {
     let Some(purposes) = scope else { return Ok(None) };
     let fences = log.fences(vec![subject]).await?;
     let list = fences.0.get(&subject).map(Vec::as_slice).unwrap_or_default();
-    let covered = list.iter().filter_map(|fence| Some((fence.purpose.clone()?, fence.generation)));
-    Ok(Some(covered.filter(|(purpose, _)| purposes.contains(purpose)).collect()))
+    let mut covered = HashMap::new();
+    for fence in list {
+        let Some(purpose) = fence.purpose.as_ref().filter(|purpose| purposes.contains(purpose)) else { continue };
+        let mut generation = fence.generation;
+        // A fence that is not open covers every generation. The keystore may have later ones than this log knows of.
+        while !fence.reauthorized && generation < u32::MAX {
+            let next = DekId { subject, purpose: purpose.clone(), generation: generation + 1 };
+            if matches!(keystore.fetch(vec![next]).await?.first(), None | Some(Fetched::Unknown)) {
+                break;
+            }
+            generation += 1;
+        }
+        covered.insert(purpose.clone(), generation);
+    }
+    Ok(Some(covered))
 }
 
 fn key_record(key: &crate::keystore::DestroyedKey) -> DestroyedKeyRecord {
@@ -309,8 +328,12 @@ pub(super) fn witness(keyring: &Keyring, row: &ErasureRow) -> Result<(), ForgetE
     if keyring.erasure_record().number >= row.number {
         return Ok(());
     }
-    keyring.record_erasure(row.number, row.digest).map_err(|error| {
-        tracing::error!(error = %error, "the keyring cannot be written");
-        ForgetError::Keystore(crate::keystore::KeystoreError::Unavailable { reason: "the keyring cannot be written" })
-    })
+    match keyring.record_erasure(row.number, row.digest) {
+        // Somebody else was faster, with a later one.
+        Ok(()) | Err(KeyringError::NotMonotone { .. }) => Ok(()),
+        Err(error) => {
+            tracing::error!(error = %error, "the keyring cannot be written");
+            Err(KeystoreError::Unavailable { reason: "the keyring cannot be written" }.into())
+        }
+    }
 }
