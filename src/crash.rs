@@ -49,6 +49,17 @@ pub const PROJECTION_POINTS: &[&str] = &[
     "projection.after-swap",
 ];
 
+/// The points of backups and restores, in the order in which they pass them.
+pub const BACKUP_POINTS: &[&str] = &[
+    "backup.copied",
+    "durable.before-rename",
+    "durable.after-rename",
+    "restore.before-aside",
+    "restore.aside",
+    "restore.before-import",
+    "restore.imported-one",
+];
+
 /// Dies here if the environment says so.
 #[cfg(debug_assertions)]
 pub fn point(name: &'static str) {
@@ -56,7 +67,10 @@ pub fn point(name: &'static str) {
     use std::sync::atomic::{AtomicU32, Ordering};
     static WANTED: OnceLock<Option<(String, u32)>> = OnceLock::new();
     static PASSED: AtomicU32 = AtomicU32::new(0);
-    debug_assert!([POINTS, START_POINTS, PROJECTION_POINTS].concat().contains(&name), "unlisted crash point {name}");
+    debug_assert!(
+        [POINTS, START_POINTS, PROJECTION_POINTS, BACKUP_POINTS].concat().contains(&name),
+        "unlisted crash point {name}"
+    );
     let wanted = WANTED.get_or_init(|| {
         let text = std::env::var("OUBLIETTE_CRASH_AT").ok()?;
         let (point, nth) = text.rsplit_once(':').unwrap_or((&text, "1"));

@@ -5,7 +5,9 @@
 //! HTTP, SQL.
 
 pub mod deadline;
+pub mod import;
 pub mod preview;
+pub mod record;
 pub mod recovery;
 pub mod requests;
 pub mod worker;

@@ -13,6 +13,7 @@ pub mod sqlite;
 pub mod cache;
 pub mod lease;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -291,6 +292,13 @@ pub trait Keystore: Send + Sync {
         subject: SubjectKey,
         purposes: Vec<Purpose>,
     ) -> BoxFuture<'_, Result<Option<SubjectRef>, KeystoreError>>;
+
+    /// Copies everything into the empty file at `to`, as it is at one moment, while other calls go on. Engines whose
+    /// server makes its own backups refuse.
+    fn copy(&self, to: PathBuf) -> BoxFuture<'_, Result<(), KeystoreError>> {
+        drop(to);
+        Box::pin(async { Err(KeystoreError::Unavailable { reason: "this keystore is copied by its own server" }) })
+    }
 
     /// Counts.
     fn stats(&self) -> BoxFuture<'_, Result<KeystoreStats, KeystoreError>>;

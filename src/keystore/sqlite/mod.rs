@@ -4,6 +4,7 @@
 //! request waiting when the thread is free joins one transaction, each in its own savepoint, so a burst of appends costs
 //! one fsync; nobody is answered before that commit. The file is locked exclusively: a second process is refused.
 
+mod copy;
 mod destroy;
 mod ensure;
 mod natural;
@@ -164,6 +165,10 @@ impl Keystore for SqliteKeystore {
         Box::pin(self.ask(|reply| Request::Reauthorize(subject, purposes, reply)))
     }
 
+    fn copy(&self, to: PathBuf) -> BoxFuture<'_, Result<(), KeystoreError>> {
+        Box::pin(self.ask(|reply| Request::Copy(to, reply)))
+    }
+
     fn stats(&self) -> BoxFuture<'_, Result<KeystoreStats, KeystoreError>> {
         Box::pin(self.ask(Request::Stats))
     }
@@ -188,6 +193,7 @@ enum Request {
     Reauthorize(SubjectKey, Vec<Purpose>, Reply<Option<SubjectRef>>),
     Stats(Reply<KeystoreStats>),
     Wash(Reply<WashReport>),
+    Copy(PathBuf, Reply<()>),
     Close(Reply<()>),
 }
 
@@ -223,20 +229,24 @@ impl Engine {
     fn run(self, mut requests: mpsc::Receiver<Request>) {
         let mut waiting = Vec::with_capacity(BATCH);
         loop {
-            waiting.clear();
-            if requests.blocking_recv_many(&mut waiting, BATCH) == 0 {
+            if waiting.is_empty() && requests.blocking_recv_many(&mut waiting, BATCH) == 0 {
                 return;
             }
-            let (mut washes, mut closes, mut work) = (Vec::new(), Vec::new(), Vec::new());
+            let (mut washes, mut closes, mut copies, mut work) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
             for request in waiting.drain(..) {
                 match request {
                     Request::Wash(reply) => washes.push(reply),
                     Request::Close(reply) => closes.push(reply),
+                    Request::Copy(to, reply) => copies.push((to, reply)),
                     other => work.push(other),
                 }
             }
             if !work.is_empty() {
                 self.batch(work);
+            }
+            for (to, reply) in copies {
+                let copied = self.copy_while_working(&to, &mut requests, &mut waiting);
+                drop(reply.send(copied));
             }
             // After the batch: one wash covers every destruction that was waiting before it.
             if !washes.is_empty() || !closes.is_empty() {
@@ -309,7 +319,8 @@ impl Engine {
             }
             Request::Stats(reply) => answer!(reply, Ok(self.counts.get())),
             Request::Wash(reply) => answer!(reply, self.wash()),
-            Request::Close(reply) => answer!(reply, Ok(())),
+            // Not among the work of a batch.
+            Request::Copy(_, reply) | Request::Close(reply) => answer!(reply, Ok(())),
         }
     }
 
