@@ -3,6 +3,8 @@
 //! Owns: what exists together and what may not. Keeps invariant 8: a keystore is never made beside an event log that
 //! already has events, nor the reverse, and nothing personal is served while the erasure record is behind.
 
+pub mod backups;
+pub mod restore;
 mod stores;
 mod views;
 
@@ -43,6 +45,7 @@ use crate::schema::{self, Registry};
 use crate::sealing::Sealer;
 use crate::secret::{Entropy, EntropyError};
 use crate::telemetry::Metrics;
+use backups::Backups;
 use stores::{Places, Stores, prepare_directories, projection_tables};
 use views::{ViewTasks, Views};
 
@@ -173,6 +176,8 @@ pub struct App {
     pub folds: Arc<Folds>,
     /// Appends that may break an invariant.
     pub guard: Guard,
+    /// Backups, and the exported erasure record.
+    pub backups: Arc<Backups>,
     /// Forget requests.
     pub requests: Requests,
     /// Decisions.
@@ -194,6 +199,7 @@ pub struct App {
     access: Arc<AccessLog>,
     view_tasks: ViewTasks,
     tasks: Vec<JoinHandle<()>>,
+    _writer: JoinHandle<()>,
     /// Locked while the stores are open.
     lock: File,
 }
@@ -233,7 +239,8 @@ impl App {
         if let Some(wrap) = extras.in_front {
             keystore = wrap(keystore);
         }
-        let standing = recovery::level(stores.log.as_ref(), keystore.as_ref(), &stores.keyring, None).await?;
+        let exported = backups::exported(&config, &stores.keyring).map(|record| record.last);
+        let standing = recovery::level(stores.log.as_ref(), keystore.as_ref(), &stores.keyring, exported).await?;
         let level = Arc::new(AtomicBool::new(announce(standing)));
         let paths = Paths::lay(&config, &clock, &entropy, &stores, keystore, level)?;
 
@@ -247,6 +254,8 @@ impl App {
         let tables = projection_tables(&config, &places, stores.store).await?;
         let made = (&clock, &entropy, stores.store);
         let views = Views::start(&paths, tables, made, definitions, extras.codes).await?;
+        let whole = (Arc::clone(&stores.log), Arc::clone(&stores.keystore));
+        let backups = Arc::new(Backups::new(&config, &places, whole, Arc::clone(&stores.keyring), clock.clone()));
         let Paths { log, keys, leases, registry, access, appender, reader, level, queue, writer_task, .. } = paths;
         let parts = Parts {
             log: Arc::clone(&log),
@@ -257,6 +266,7 @@ impl App {
             entropy: Arc::clone(&entropy),
         };
         let (requests, worker_task) = recovery::start(parts, stores.keyring, stores.store);
+        let mut tasks = backups::start(&backups, requests.record_changes(), appender.is_level());
         let flush_task = tokio::spawn(flush_access(Arc::clone(&access), clock.clone()));
         let app = Self {
             config,
@@ -282,7 +292,12 @@ impl App {
             stopping: watch::Sender::new(false),
             access,
             view_tasks: views.tasks,
-            tasks: vec![flush_task, worker_task, writer_task],
+            backups,
+            tasks: {
+                tasks.extend([flush_task, worker_task]);
+                tasks
+            },
+            _writer: writer_task,
             lock,
         };
         Ok((Arc::new(app), first))
@@ -303,7 +318,7 @@ impl App {
     pub async fn stop(&self) {
         self.view_tasks.end(&self.projections).await;
         let _ = self.access.flush(self.clock.now(), true).await;
-        for task in &self.tasks[..2] {
+        for task in &self.tasks {
             // The worker may be stopped anywhere: it resumes from the log.
             task.abort();
         }

@@ -39,7 +39,7 @@ pub(super) struct Stores {
 }
 
 /// Where one domain lies.
-enum Place {
+pub(super) enum Place {
     File(PathBuf),
     Database(Box<Target>),
 }
@@ -78,8 +78,8 @@ impl Place {
 
 /// Where event log, keystore and keyring lie.
 pub(super) struct Places {
-    events: Place,
-    keys: Place,
+    pub(super) events: Place,
+    pub(super) keys: Place,
     keyring: PathBuf,
     dirs: [PathBuf; 2],
 }

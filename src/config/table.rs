@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::places;
 use super::value::{Rule, Value, in_range};
 use super::{Config, Dsn, LeakGuard, OptionalPath, SchemaPolicy};
 use crate::telemetry::{LogFormat, LogLevel};
@@ -60,6 +61,9 @@ settings! {
     "events_dir" PathBuf => events_dir;
     "keys_dir" PathBuf => keys_dir;
     "keyring_dir" PathBuf => keyring_dir;
+    "backup_events_dir" PathBuf => backup_events_dir;
+    "backup_keys_dir" PathBuf => backup_keys_dir;
+    "backup_record_dir" PathBuf => backup_record_dir;
     "events_dsn" Dsn => events_dsn;
     "events_password_file" OptionalPath => events_password_file;
     "events_tls_ca" OptionalPath => events_tls_ca;
@@ -98,8 +102,12 @@ settings! {
     "limits.batch_jobs" usize => limits.batch_jobs, 1..=10_000;
 }
 
-/// Pairs of which the first has to fit into the second.
+/// Settings that do not go together: sizes of which the first has to fit into the second, and places that have to be apart.
 pub(super) fn misfit(config: &Config) -> Option<(&'static str, Rule)> {
+    places::together(config).or_else(|| sizes(config))
+}
+
+fn sizes(config: &Config) -> Option<(&'static str, Rule)> {
     let limits = &config.limits;
     [
         ("limits.event_bytes", limits.event_bytes, "limits.body_bytes", limits.body_bytes),
