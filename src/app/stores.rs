@@ -269,7 +269,7 @@ pub(super) async fn projection_tables(config: &Config, places: &Places, id: Stor
     Err(StartError::TablesFile(OpenError::Unusable { reason: "projections" }, place))
 }
 
-fn remove_file(path: &Path) {
+pub(super) fn remove_file(path: &Path) {
     for suffix in ["", "-wal", "-shm"] {
         let mut name = path.as_os_str().to_owned();
         name.push(suffix);
