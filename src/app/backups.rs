@@ -130,8 +130,15 @@ impl Backups {
             Domain::Events => &self.events,
             Domain::Keys => &self.keys,
         };
-        let (at, engine) = (self.clock.now(), origin.engine());
-        let target = self.shelf.dir(domain)?.join(Manifest::name(domain, engine, at));
+        let (mut at, engine, dir) = (self.clock.now(), origin.engine(), self.shelf.dir(domain)?);
+        // Two in one millisecond: the earlier one stays.
+        let target = loop {
+            let target = dir.join(Manifest::name(domain, engine, at));
+            if !target.exists() {
+                break target;
+            }
+            at.0 += 1;
+        };
         let io = |error: std::io::Error| BackupError::io(&target, &error);
         let mut draft = Draft::new(&target).map_err(io)?;
         let contents = match origin {

@@ -115,7 +115,7 @@ pub async fn put_back(
             moved.map(|path| path.display().to_string())
         }
         Origin::Schema(source) => {
-            let kept = source.put_back(from, replaced, &name).await?;
+            let kept = source.put_back(domain, from, replaced, &name).await?;
             if domain == Domain::Events {
                 PostgresDb::remove(source.target.clone().in_schema(store::SCHEMA)).await?;
             }

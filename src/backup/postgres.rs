@@ -70,6 +70,7 @@ impl Source {
     /// [`BackupError::Occupied`] when the schema has content and may not be replaced.
     pub async fn put_back(
         &self,
+        domain: Domain,
         backup: &Path,
         replaced: Replaced,
         aside: &str,
@@ -89,7 +90,7 @@ impl Source {
             connection.batch(&sql).await.map_err(OpenError::from)?;
             kept = Some(name);
         } else if full {
-            destroy(&connection, schema).await.map_err(OpenError::from)?;
+            destroy(&connection, domain, schema).await.map_err(OpenError::from)?;
         }
         crash::point("restore.aside");
         // A schema that an administrator made, and that is empty, is taken as it is.
@@ -189,7 +190,10 @@ async fn occupancy(connection: &Connection, schema: &str) -> Result<(bool, bool)
 }
 
 /// Zeros over every key, then away with the schema. What the write-ahead log and its archive hold ends with their roots.
-async fn destroy(connection: &Connection, schema: &str) -> Result<(), PgError> {
+async fn destroy(connection: &Connection, domain: Domain, schema: &str) -> Result<(), PgError> {
+    if domain == Domain::Events {
+        return connection.batch(&format!("drop schema {schema} cascade")).await;
+    }
     let zero = "update key_slots set wrapped = decode(repeat('00', 88), 'hex');
                 update id_slots set sealed = decode(repeat('00', octet_length(sealed)), 'hex')";
     connection.batch(zero).await?;
