@@ -199,8 +199,9 @@ async fn faults(server: &Server, case: Case) -> String {
         }
     }
     let keystore = server.app.keys.keystore();
-    let report = verify::verify(log, Some(keystore.as_ref()), Some(&server.app.registry), &verify::Options::default());
-    for finding in report.await.unwrap().findings {
+    let options = verify::Options::default();
+    let report = verify::verify(log, Some(keystore.as_ref()), Some(&server.app.registry), &options).await.unwrap();
+    for finding in report.findings {
         let lost = case.keys < 6 && case.events > case.keys;
         if !(lost && format!("{finding:?}").contains("KeyUnknown")) {
             writeln!(wrong, "{finding:?}").unwrap();
