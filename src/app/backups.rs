@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 
-use super::stores::{Place, Places};
+use super::stores::{Place, Places, Stores};
 use crate::backup::postgres::Source;
 use crate::backup::{BackupError, Contents, Domain, Engine, Listed, Manifest, Shelf, sqlite};
 use crate::clock::Clock;
@@ -18,7 +18,6 @@ use crate::config::Config;
 use crate::crash;
 use crate::durable::{self, Draft};
 use crate::erasure::record::{self, Exporter, Record, RecordError};
-use crate::eventlog::EventLog;
 use crate::keystore::Keystore;
 use crate::keystore::keyring::Keyring;
 
@@ -97,13 +96,9 @@ pub(super) fn exported(config: &Config, keyring: &Keyring) -> Option<Record> {
 }
 
 impl Backups {
-    pub(super) fn new(
-        config: &Config,
-        places: &Places,
-        (log, keystore): (Arc<dyn EventLog>, Arc<dyn Keystore>),
-        keyring: Arc<Keyring>,
-        clock: Clock,
-    ) -> Self {
+    pub(super) fn new(config: &Config, places: &Places, stores: &Stores, clock: Clock) -> Self {
+        let (log, keystore, keyring) =
+            (Arc::clone(&stores.log), Arc::clone(&stores.keystore), Arc::clone(&stores.keyring));
         let record = record_path(config, &keyring);
         let exporter = Exporter::new(log, Arc::clone(&keyring), record.clone());
         Self {
@@ -237,7 +232,9 @@ async fn sweep(backups: Arc<Backups>) {
         tick.tick().await;
         match backups.sweep() {
             Ok(gone) if gone.is_empty() => {}
-            Ok(gone) => tracing::info!(backups = gone.len(), "key backups past their time were overwritten and removed"),
+            Ok(gone) => {
+                tracing::info!(backups = gone.len(), "key backups past their time were overwritten and removed");
+            }
             Err(error) => tracing::error!(%error, "a key backup past its time cannot be removed; trying again"),
         }
     }
@@ -247,7 +244,8 @@ async fn sweep(backups: Arc<Backups>) {
 async fn export(backups: Arc<Backups>, [mut fenced, mut progress]: [watch::Receiver<u64>; 2]) {
     let mut pause = PAUSES.0;
     loop {
-        (fenced.mark_unchanged(), progress.mark_unchanged());
+        fenced.mark_unchanged();
+        progress.mark_unchanged();
         let began = Instant::now();
         if let Err(error) = backups.export().await {
             tracing::error!(%error, "the erasure record cannot be exported; trying again");

@@ -198,8 +198,8 @@ pub struct App {
     pub stopping: watch::Sender<bool>,
     access: Arc<AccessLog>,
     view_tasks: ViewTasks,
+    /// May be stopped anywhere.
     tasks: Vec<JoinHandle<()>>,
-    _writer: JoinHandle<()>,
     /// Locked while the stores are open.
     lock: File,
 }
@@ -254,20 +254,11 @@ impl App {
         let tables = projection_tables(&config, &places, stores.store).await?;
         let made = (&clock, &entropy, stores.store);
         let views = Views::start(&paths, tables, made, definitions, extras.codes).await?;
-        let whole = (Arc::clone(&stores.log), Arc::clone(&stores.keystore));
-        let backups = Arc::new(Backups::new(&config, &places, whole, Arc::clone(&stores.keyring), clock.clone()));
-        let Paths { log, keys, leases, registry, access, appender, reader, level, queue, writer_task, .. } = paths;
-        let parts = Parts {
-            log: Arc::clone(&log),
-            keys: Arc::clone(&keys),
-            leases,
-            appender: appender.clone(),
-            clock: clock.clone(),
-            entropy: Arc::clone(&entropy),
-        };
-        let (requests, worker_task) = recovery::start(parts, stores.keyring, stores.store);
-        let mut tasks = backups::start(&backups, requests.record_changes(), appender.is_level());
-        let flush_task = tokio::spawn(flush_access(Arc::clone(&access), clock.clone()));
+        let backups = Arc::new(Backups::new(&config, &places, &stores, clock.clone()));
+        let (requests, mut tasks) = paths.erasures(stores, &clock, &entropy);
+        tasks.extend(backups::start(&backups, requests.record_changes(), paths.appender.is_level()));
+        tasks.push(tokio::spawn(flush_access(Arc::clone(&paths.access), clock.clone())));
+        let Paths { log, keys, registry, access, appender, reader, level, queue, .. } = paths;
         let app = Self {
             config,
             clock,
@@ -293,11 +284,7 @@ impl App {
             access,
             view_tasks: views.tasks,
             backups,
-            tasks: {
-                tasks.extend([flush_task, worker_task]);
-                tasks
-            },
-            _writer: writer_task,
+            tasks,
             lock,
         };
         Ok((Arc::new(app), first))
@@ -346,7 +333,6 @@ struct Paths {
     read: read::Parts,
     level: Arc<AtomicBool>,
     queue: Writer,
-    writer_task: JoinHandle<()>,
 }
 
 impl Paths {
@@ -360,7 +346,7 @@ impl Paths {
     ) -> Result<Self, StartError> {
         let log = Arc::clone(&stores.log);
         let options = writer::Options { queue: config.limits.writer_queue, batch: config.limits.batch_jobs };
-        let (queue, writer_task) = Writer::start(Arc::clone(&log), options);
+        let (queue, _ends_by_itself) = Writer::start(Arc::clone(&log), options);
         let keys = Arc::new(CachedKeystore::new(keystore, KeyCache::new(config.key_cache)?));
         let leases = Arc::new(Leases::new(config.lease));
         let registry = Arc::new(Registry::new(registry_options(config)));
@@ -383,7 +369,21 @@ impl Paths {
             level: Arc::clone(&level),
         };
         let reader = Reader::new(read.clone(), stores.store);
-        Ok(Self { log, keys, leases, registry, access, appender, reader, read, level, queue, writer_task })
+        Ok(Self { log, keys, leases, registry, access, appender, reader, read, level, queue })
+    }
+
+    /// Starts the worker that makes an end of erasures, and what hands them to it.
+    fn erasures(&self, stores: Stores, clock: &Clock, entropy: &Arc<Entropy>) -> (Requests, Vec<JoinHandle<()>>) {
+        let parts = Parts {
+            log: Arc::clone(&self.log),
+            keys: Arc::clone(&self.keys),
+            leases: Arc::clone(&self.leases),
+            appender: self.appender.clone(),
+            clock: clock.clone(),
+            entropy: Arc::clone(entropy),
+        };
+        let (requests, worker) = recovery::start(parts, stores.keyring, stores.store);
+        (requests, vec![worker])
     }
 }
 

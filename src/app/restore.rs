@@ -155,8 +155,7 @@ impl Offline {
     }
 
     fn backups(&self, config: &Config, clock: &Clock) -> Backups {
-        let whole = (Arc::clone(&self.stores.log), Arc::clone(&self.stores.keystore));
-        Backups::new(config, &self.places, whole, Arc::clone(&self.stores.keyring), clock.clone())
+        Backups::new(config, &self.places, &self.stores, clock.clone())
     }
 
     async fn close(self) {

@@ -119,7 +119,13 @@ impl Manifest {
     ///
     /// # Errors
     /// [`BackupError::Io`].
-    pub fn of(path: &Path, domain: Domain, engine: Engine, contents: &Contents, at: Millis) -> Result<Self, BackupError> {
+    pub fn of(
+        path: &Path,
+        domain: Domain,
+        engine: Engine,
+        contents: &Contents,
+        at: Millis,
+    ) -> Result<Self, BackupError> {
         let (bytes, sha256) = durable::measure(path).map_err(|error| BackupError::io(path, &error))?;
         let expires = Millis(at.0.saturating_add(HORIZON.as_millis() as i64));
         let events = domain == Domain::Events;

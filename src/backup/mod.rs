@@ -90,7 +90,9 @@ pub enum BackupError {
         what: String,
     },
     /// `pg_dump` or `pg_restore` is missing.
-    #[error("the program {program} is not in the path; install PostgreSQL's client programs of version {needed} or newer")]
+    #[error(
+        "the program {program} is not in the path; install PostgreSQL's client programs of version {needed} or newer"
+    )]
     NoProgram {
         /// Its name.
         program: &'static str,

@@ -134,7 +134,8 @@ impl Source {
         let into = draft.file().try_clone().map_err(io)?;
         self.run(RESTORE, &["--list".to_owned(), backup.display().to_string()], into.into()).await?;
         let list = std::fs::read_to_string(draft.path()).map_err(io)?;
-        let kept: String = list.lines().filter(|line| !line.contains(" SCHEMA - ")).flat_map(|line| [line, "\n"]).collect();
+        let kept: String =
+            list.lines().filter(|line| !line.contains(" SCHEMA - ")).flat_map(|line| [line, "\n"]).collect();
         draft.file().set_len(0).map_err(io)?;
         std::io::Seek::rewind(draft.file()).map_err(io)?;
         draft.file().write_all(kept.as_bytes()).map_err(io)?;
@@ -170,9 +171,7 @@ impl Source {
     }
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
-) -> std::io::Result<T> {
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> std::io::Result<T> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(std::io::Error::other(error)))
 }
 

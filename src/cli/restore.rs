@@ -17,9 +17,11 @@ use crate::erasure::recovery::Standing;
 
 /// Commands on stores that do not run.
 #[derive(clap::Subcommand)]
-#[command(after_help = "Stop the server first. The next start compares the erasure records: destructions that a restored \
+#[command(
+    after_help = "Stop the server first. The next start compares the erasure records: destructions that a restored \
                         keystore lacks are repeated before anything personal is served; an event log older than an \
-                        erasure serves nothing personal until `restore record` has made the erasure again.")]
+                        erasure serves nothing personal until `restore record` has made the erasure again."
+)]
 pub enum Command {
     /// The event log; projections are computed again by the next start
     Events(Arguments),
@@ -81,15 +83,10 @@ pub async fn run(command: Command, out: &mut Output) -> Result<(), Failure> {
     }
 }
 
-async fn put_back(
-    domain: Domain,
-    arguments: &Arguments,
-    replaced: Replaced,
-    out: &mut Output,
-) -> Result<(), Failure> {
+async fn put_back(domain: Domain, arguments: &Arguments, replaced: Replaced, out: &mut Output) -> Result<(), Failure> {
     let config = arguments.place.load()?;
     let done = restore::put_back(&config, &Clock::System, domain, &arguments.from, replaced).await;
-    let done = done.map_err(failed)?;
+    let done = done.map_err(|error| failed(&error))?;
     out.record(&json!({"domain": domain.as_str(), "file": done.manifest.file, "made_at": done.manifest.made_at,
         "erasure": done.manifest.erasure, "aside": done.aside}))?;
     if let (Domain::Keys, Some(place)) = (domain, &done.aside) {
@@ -103,7 +100,8 @@ async fn put_back(
 
 async fn import(arguments: &Record, out: &mut Output) -> Result<(), Failure> {
     let config = arguments.place.load()?;
-    let done = restore::import_record(&config, &Clock::System, &arguments.from).await.map_err(failed)?;
+    let done =
+        restore::import_record(&config, &Clock::System, &arguments.from).await.map_err(|error| failed(&error))?;
     let level = matches!(done.standing, Standing::Level { .. });
     out.record(&json!({"domain": "record", "imported": done.entries, "level": level}))?;
     match done.standing {
@@ -115,6 +113,6 @@ async fn import(arguments: &Record, out: &mut Output) -> Result<(), Failure> {
     Ok(())
 }
 
-fn failed(error: RestoreError) -> Failure {
+fn failed(error: &RestoreError) -> Failure {
     Failure::failed(error.to_string())
 }

@@ -253,7 +253,8 @@ impl Exporter {
         let target = self.target.clone();
         let failed = |error: std::io::Error| RecordError::Io { path: target.clone(), kind: error.kind() };
         let mut draft = Draft::new(&self.target).map_err(failed)?;
-        let mut out = Out { file: BufWriter::new(draft.file().try_clone().map_err(failed)?), hash: Sha256::new(), at: 0 };
+        let mut out =
+            Out { file: BufWriter::new(draft.file().try_clone().map_err(failed)?), hash: Sha256::new(), at: 0 };
         let (mut last, length) = self.settled;
         if length > 0 {
             let kept = File::open(&self.target).map_err(failed)?;

@@ -165,9 +165,8 @@ pub struct Fences(pub HashMap<SubjectRef, Vec<Fence>>);
 impl Fences {
     /// The fence that covers this key's data, if any.
     pub fn covering(&self, subject: &SubjectRef, purpose: &str, generation: u32) -> Option<&Fence> {
-        let covers = |fence: &&Fence| {
-            fence.purpose.as_ref().is_none_or(|p| p.as_str() == purpose) && fence.covers(generation)
-        };
+        let covers =
+            |fence: &&Fence| fence.purpose.as_ref().is_none_or(|p| p.as_str() == purpose) && fence.covers(generation);
         self.0.get(subject)?.iter().find(covers)
     }
 

@@ -93,6 +93,8 @@ fn table(request: &str, subject: &str, digest: &str) -> Vec<Row> {
         row("----yy", "GET", "/v1/api-keys", "", n.clone(), &[200]),
         row("-----y", "DELETE", "/v1/api-keys/{id}", "/v1/api-keys/ak_unknown", n.clone(), &[404]),
         row("---yyy", "GET", "/v1/keys", "", n.clone(), &[200]),
+        row("-----y", "POST", "/v1/backups", "", json!({"domain": "record"}), &[201]),
+        row("---yyy", "GET", "/v1/backups", "", n.clone(), &[200]),
         row("yyyyyy", "GET", "/v1/audit/checkpoint", "", n.clone(), &[200]),
         row("---yy-", "GET", "/v1/audit/access-log", &format!("/v1/audit/access-log?data_subject={subject}"), n.clone(), &[200]),
         row("----y-", "GET", "/v1/audit/access-log", "", n.clone(), &[200]),

@@ -24,8 +24,11 @@ impl Target {
             })
             .collect();
         let ports: Vec<String> = config.get_ports().iter().map(u16::to_string).collect();
-        let mut all: Vec<(&'static str, OsString)> =
-            vec![("PGAPPNAME", "oubliette".into()), ("PGCONNECT_TIMEOUT", "10".into()), ("PGCLIENTENCODING", "UTF8".into())];
+        let mut all: Vec<(&'static str, OsString)> = vec![
+            ("PGAPPNAME", "oubliette".into()),
+            ("PGCONNECT_TIMEOUT", "10".into()),
+            ("PGCLIENTENCODING", "UTF8".into()),
+        ];
         let mut put = |name, value: Option<OsString>| all.extend(value.map(|value| (name, value)));
         put("PGHOST", (!hosts.is_empty()).then(|| hosts.join(",").into()));
         put("PGPORT", (!ports.is_empty()).then(|| ports.join(",").into()));
@@ -58,7 +61,10 @@ mod tests {
         let variables = target.with_password(b"hunter2").variables(None);
         let value = |name: &str| variables.iter().find(|(n, _)| *n == name).unwrap().1.to_str().unwrap().to_owned();
         assert_eq!(value("PGHOST"), "/run/pg,/run/pg2");
-        assert_eq!((value("PGPORT"), value("PGUSER"), value("PGDATABASE")), ("5433".into(), "u".into(), "events".into()));
+        assert_eq!(
+            (value("PGPORT"), value("PGUSER"), value("PGDATABASE")),
+            ("5433".into(), "u".into(), "events".into())
+        );
         assert_eq!((value("PGPASSWORD"), value("PGSSLMODE")), ("hunter2".into(), "disable".into()));
     }
 }

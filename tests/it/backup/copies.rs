@@ -33,7 +33,8 @@ async fn a_copy_is_made_while_the_store_is_in_use_and_put_back() {
                 let data = json!({"person_id": format!("p{n}"), "n": 100 + n, "name": format!("Name {n}")});
                 let body = json!({"type": "person-noted", "data": data}).to_string();
                 let began = std::time::Instant::now();
-                let reply = send(address, "POST", &format!("/v1/streams/person-p{n}/events"), &headers, body.into()).await;
+                let reply =
+                    send(address, "POST", &format!("/v1/streams/person-p{n}/events"), &headers, body.into()).await;
                 longest = longest.max(began.elapsed());
                 reply.expect(201);
             }
@@ -46,7 +47,10 @@ async fn a_copy_is_made_while_the_store_is_in_use_and_put_back() {
         let (later_keys, _) = back_up(&server, Domain::Keys).await;
         going.store(false, Ordering::SeqCst);
         let (appended, longest) = busy.await.unwrap();
-        assert!(appended > 10 && longest < Duration::from_secs(10), "{engine:?}: {appended} appends, one took {longest:?}");
+        assert!(
+            appended > 10 && longest < Duration::from_secs(10),
+            "{engine:?}: {appended} appends, one took {longest:?}"
+        );
         for (path, about) in [(&keys, &about_keys), (&events, &about_events)] {
             let metadata = std::fs::metadata(path).unwrap();
             assert_eq!(metadata.mode() & 0o777, 0o600, "{engine:?} {}", path.display());

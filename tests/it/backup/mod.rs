@@ -138,7 +138,8 @@ async fn get(server: &Server, path: &str, headers: &[(&str, &str)]) -> String {
     let mut all = vec![("authorization", "Bearer dev")];
     all.extend_from_slice(headers);
     for _ in 0..20 {
-        if let Ok(reply) = crate::harness::try_send(server.address, "GET", path, &all, hyper::body::Bytes::new()).await {
+        if let Ok(reply) = crate::harness::try_send(server.address, "GET", path, &all, hyper::body::Bytes::new()).await
+        {
             return reply.text();
         }
     }
@@ -157,4 +158,13 @@ async fn live(server: &Server) -> String {
         text.push_str(&String::from_utf8_lossy(&frame.into_data().unwrap_or_default()));
     }
     text
+}
+
+/// One POST to a process of its own, from wherever.
+fn post(address: std::net::SocketAddr, path: &str, body: &Value) -> Value {
+    let headers = [("authorization", "Bearer dev"), ("content-type", "application/json"), ("prefer", "wait=30")];
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let reply = runtime.block_on(crate::harness::send(address, "POST", path, &headers, body.to_string().into()));
+    assert!(reply.status.is_success(), "{}", reply.text());
+    reply.json()
 }

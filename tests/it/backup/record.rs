@@ -35,7 +35,11 @@ async fn the_server_exports_after_every_erasure() {
     forget_for(&server, "bob", "marketing").await.expect(200);
     let dir = &server.app.config.backup_record_dir;
     let complete = || {
-        let path = std::fs::read_dir(dir).ok()?.flatten().map(|e| e.path()).find(|p| p.to_string_lossy().ends_with("jsonl"))?;
+        let path = std::fs::read_dir(dir)
+            .ok()?
+            .flatten()
+            .map(|e| e.path())
+            .find(|p| p.to_string_lossy().ends_with("jsonl"))?;
         let text = std::fs::read_to_string(path).ok()?;
         (text.lines().count() == 4 && !text.contains("\"completed_at\":null")).then_some(text)
     };
@@ -109,7 +113,10 @@ async fn an_imported_record_forgets_everybody_again() {
         assert!(server.app.is_level());
         let again = server.app.log.erasures(0, 10).await.unwrap();
         for (one, other) in rows.iter().zip(&again) {
-            assert_eq!((one.number, one.digest, &one.request, one.fenced), (other.number, other.digest, &other.request, other.fenced));
+            assert_eq!(
+                (one.number, one.digest, &one.request, one.fenced),
+                (other.number, other.digest, &other.request, other.fenced)
+            );
         }
         let all = everything(&server, &["ann", "bob", "cat", "dan"]).await;
         for gone in ["ann-name", "ann-hobby", "bob-hobby", "cat-name", "cat-hobby"] {
@@ -168,7 +175,10 @@ async fn a_record_that_is_forged_cut_moved_or_foreign_is_refused() {
         ("another person", joined(&[lines[0], lines[1], &other_subject, lines[3], lines[4]])),
         ("something after the end", text.clone() + lines[1] + "\n"),
         ("another signature", text.replacen("\"signature\":\"", "\"signature\":\"00", 1)),
-        ("the end of another", joined(&[lines[0], lines[1], early.lines().last().unwrap()]).replacen("\"entries\":1", "\"entries\":2", 1)),
+        (
+            "the end of another",
+            joined(&[lines[0], lines[1], early.lines().last().unwrap()]).replacen("\"entries\":1", "\"entries\":2", 1),
+        ),
         ("another store's", foreign),
         ("an older one", early.clone()),
     ];
