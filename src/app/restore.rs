@@ -3,6 +3,7 @@
 //! Owns: the order of these, under the lock that a server holds. Must not know: the command line. Nothing here decides who
 //! is forgotten: the ordinary start compares the records and repeats what a restored keystore lacks.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -87,7 +88,7 @@ pub async fn put_back(
     replaced: Replaced,
 ) -> Result<PutBack, RestoreError> {
     let places = Places::of(config).await?;
-    let _lock = prepare_directories(config)?;
+    let _alone = Alone::take(config)?;
     let keyring = Keyring::open(&config.keyring_dir)?;
     let manifest = Manifest::read(from, domain)?;
     let origin = Origin::of(config, &places, domain);
@@ -134,12 +135,28 @@ fn aside_name(at: Millis) -> String {
     format!("before_{}", time.to_lowercase())
 }
 
+/// The lock that a server holds.
+struct Alone(File);
+
+impl Alone {
+    fn take(config: &Config) -> Result<Self, StartError> {
+        prepare_directories(config).map(Self)
+    }
+}
+
+impl Drop for Alone {
+    /// Not left to the file's closing: a child process that is just being started holds a copy of it.
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
+}
+
 /// A store that is open and that nobody else uses.
 struct Offline {
     stores: Stores,
     places: Places,
     entropy: Arc<Entropy>,
-    _lock: std::fs::File,
+    _alone: Alone,
 }
 
 impl Offline {
@@ -149,9 +166,9 @@ impl Offline {
         if places.is_fresh().await? {
             return Err(RestoreError::Nothing);
         }
-        let lock = prepare_directories(config)?;
+        let alone = Alone::take(config)?;
         let stores = stores::at(config, &places, (clock, &entropy), false).await?;
-        Ok(Self { stores, places, entropy, _lock: lock })
+        Ok(Self { stores, places, entropy, _alone: alone })
     }
 
     fn backups(&self, config: &Config, clock: &Clock) -> Backups {

@@ -83,6 +83,9 @@ pub enum BackupError {
         /// The epoch.
         epoch: u32,
     },
+    /// A node of the store is connected to the database.
+    #[error("a server is connected to this database; stop every node first")]
+    InUse,
     /// Something is there.
     #[error("{what} is not empty; --replace moves what is there aside first")]
     Occupied {

@@ -8,6 +8,9 @@ use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use tokio::time::sleep;
 
 use super::manifest::{Contents, Domain};
 use super::sqlite::Replaced;
@@ -77,6 +80,9 @@ impl Source {
     ) -> Result<Option<String>, BackupError> {
         let connection = Connector::new(self.target.clone()).connect_patiently().await.map_err(OpenError::from)?;
         self.program_fits(&connection, RESTORE).await?;
+        if !alone(&connection).await.map_err(OpenError::from)? {
+            return Err(BackupError::InUse);
+        }
         let schema = self.target.schema();
         let (there, full) = occupancy(&connection, schema).await.map_err(OpenError::from)?;
         if full && replaced == Replaced::Refuse {
@@ -178,6 +184,20 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> std::io::Result<T> +
 async fn text(connection: &Connection, sql: &str) -> Result<String, PgError> {
     let row = connection.row(sql, &[]).await?.ok_or(PgError::Type)?;
     Ok(row.try_get::<_, String>(0)?)
+}
+
+/// Whether no server of ours is connected. Connections that were just closed take a moment to go.
+async fn alone(connection: &Connection) -> Result<bool, PgError> {
+    let sql = "select not exists (select 1 from pg_stat_activity where datname = current_database()
+                 and application_name = 'oubliette' and pid <> pg_backend_pid())";
+    for _ in 0..40 {
+        let row = connection.row(sql, &[]).await?.ok_or(PgError::Type)?;
+        if row.try_get(0)? {
+            return Ok(true);
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    Ok(false)
 }
 
 /// Whether a schema is there, and whether anything is in it.

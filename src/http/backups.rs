@@ -31,7 +31,7 @@ enum What {
 #[utoipa::path(post, path = "/v1/backups", tag = "admin", request_body = Value,
     responses((status = 201, description = "Made", body = Value),
         (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json")))]
-pub async fn make(State(app): State<Shared>, caller: Caller, body: Json) -> Result<Response, Problem> {
+pub async fn make_backup(State(app): State<Shared>, caller: Caller, body: Json) -> Result<Response, Problem> {
     caller.require(Permission::MakeBackups)?;
     let wish: Wish = body.into()?;
     let domain = match wish.domain {
@@ -47,7 +47,11 @@ pub async fn make(State(app): State<Shared>, caller: Caller, body: Json) -> Resu
 #[utoipa::path(get, path = "/v1/backups", tag = "admin",
     responses((status = 200, description = "Backups", body = Value),
         (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json")))]
-pub async fn list(State(app): State<Shared>, caller: Caller, query: Query) -> Result<axum::Json<Value>, Problem> {
+pub async fn list_backups(
+    State(app): State<Shared>,
+    caller: Caller,
+    query: Query,
+) -> Result<axum::Json<Value>, Problem> {
     caller.require(Permission::ReadBackups)?;
     query.finish()?;
     let listed = app.backups.list().map_err(|error| refused(&error))?;

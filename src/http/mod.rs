@@ -97,7 +97,7 @@ fn api() -> OpenApiRouter<Shared> {
         .routes(routes!(admin::issue_key, admin::list_keys))
         .routes(routes!(admin::revoke_key))
         .routes(routes!(admin::keys))
-        .routes(routes!(backups::make, backups::list))
+        .routes(routes!(backups::make_backup, backups::list_backups))
         .routes(routes!(admin::checkpoint))
         .routes(routes!(admin::audit_keys))
         .routes(routes!(admin::access_log))
