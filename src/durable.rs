@@ -31,9 +31,7 @@ impl Draft {
     /// # Errors
     /// What the operating system refused.
     pub fn new(target: &Path) -> io::Result<Self> {
-        let mut name = target.file_name().unwrap_or_default().to_owned();
-        name.push(UNFINISHED);
-        let path = target.with_file_name(name);
+        let path = unfinished(target);
         destroy(&path)?;
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
         Ok(Self { path, target: target.to_owned(), file })
@@ -71,9 +69,16 @@ impl Draft {
     }
 }
 
-/// Whether a name is that of an unfinished file.
+/// Whether a name is that of an unfinished file, or of what a database keeps beside one.
 pub fn is_unfinished(path: &Path) -> bool {
-    path.to_str().is_some_and(|name| name.ends_with(UNFINISHED))
+    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.contains(UNFINISHED))
+}
+
+/// The name under which a file is written before it has its own.
+pub fn unfinished(target: &Path) -> PathBuf {
+    let mut name = target.file_name().unwrap_or_default().to_owned();
+    name.push(UNFINISHED);
+    target.with_file_name(name)
 }
 
 /// Makes a directory that only this user may enter, and those above it.

@@ -195,11 +195,21 @@ impl Backups {
         self.shelf.list(self.clock.now())
     }
 
-    /// Overwrites and removes key backups past their time.
+    /// Overwrites and removes key backups past their time, and what an interrupted backup or restore left.
     ///
     /// # Errors
     /// [`BackupError::Io`].
     pub fn sweep(&self) -> Result<Vec<String>, BackupError> {
+        if let Ok(_making) = self.making.try_lock() {
+            self.shelf.tidy()?;
+        }
+        for origin in [&self.events, &self.keys] {
+            // Nobody restores while this process has the store.
+            if let Origin::File(database) = origin {
+                let left = durable::unfinished(database);
+                durable::destroy(&left).map_err(|error| BackupError::io(&left, &error))?;
+            }
+        }
         self.shelf.sweep(self.clock.now())
     }
 

@@ -116,9 +116,13 @@ pub async fn put_back(
             moved.map(|path| path.display().to_string())
         }
         Origin::Schema(source) => {
+            let rows = source.target.clone().in_schema(store::SCHEMA);
+            if domain == Domain::Events && replaced != Replaced::Refuse {
+                PostgresDb::remove(rows.clone()).await?;
+            }
             let kept = source.put_back(domain, from, replaced, &name).await?;
             if domain == Domain::Events {
-                PostgresDb::remove(source.target.clone().in_schema(store::SCHEMA)).await?;
+                PostgresDb::remove(rows).await?;
             }
             if source.contents(domain).await?.store != keyring.store_id() {
                 return Err(BackupError::OtherStore.into());
