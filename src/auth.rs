@@ -76,8 +76,12 @@ pub enum Permission {
     ReadApiKeys,
     /// Try a definition on stored events.
     PreviewProjections,
+    /// Make backups.
+    MakeBackups,
     /// Read checkpoints and proofs.
     ReadAudit,
+    /// List backups.
+    ReadBackups,
     /// Read events, personal data withheld.
     ReadEvents,
     /// See any forget request. (Whoever opened one sees that one.)
@@ -100,7 +104,7 @@ pub enum Permission {
 
 impl Permission {
     /// Every permission.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::AcknowledgePrivacy,
         Self::Append,
         Self::ApproveForget,
@@ -108,11 +112,13 @@ impl Permission {
         Self::ChangeSchemas,
         Self::FindBySubject,
         Self::ManageApiKeys,
+        Self::MakeBackups,
         Self::ReadAccessLog,
         Self::ReadAccessLogOfAll,
         Self::PreviewProjections,
         Self::ReadApiKeys,
         Self::ReadAudit,
+        Self::ReadBackups,
         Self::ReadEvents,
         Self::ReadForgetRequests,
         Self::ReadKeys,
@@ -130,14 +136,18 @@ impl Permission {
         match self {
             Self::AcknowledgePrivacy | Self::ApproveForget => &[Dpo],
             Self::Append => &[Writer],
-            Self::ChangeProjections | Self::ChangeSchemas | Self::ManageApiKeys | Self::RotateKeys => &[Admin],
+            Self::ChangeProjections
+            | Self::ChangeSchemas
+            | Self::MakeBackups
+            | Self::ManageApiKeys
+            | Self::RotateKeys => &[Admin],
             Self::FindBySubject | Self::ReadPersonal => &[PiiReader, Dpo],
             Self::ReadAccessLogOfAll => &[Auditor],
             Self::ReadApiKeys => &[Admin, Auditor],
             Self::ReadAudit | Self::ReadProjections => &Role::ALL,
             Self::ReadEvents => &[Writer, Reader, PiiReader, Dpo, Auditor],
             Self::PreviewProjections => &[Reader, PiiReader, Dpo],
-            Self::ReadForgetRequests | Self::ReadKeys => &[Dpo, Auditor, Admin],
+            Self::ReadBackups | Self::ReadForgetRequests | Self::ReadKeys => &[Dpo, Auditor, Admin],
             Self::ReadSchemas => &[Reader, PiiReader, Dpo, Auditor, Admin],
             Self::ReadAccessLog | Self::ReadSystem => &[Dpo, Auditor],
             Self::RequestForget => &[Writer, Dpo],

@@ -66,6 +66,17 @@ pub const EPOCH_POINTS: &[&str] = &[
     "epoch.after-destroyed-mark",
 ];
 
+/// The points of backups and restores, in the order in which they pass them.
+pub const BACKUP_POINTS: &[&str] = &[
+    "backup.copied",
+    "durable.before-rename",
+    "durable.after-rename",
+    "restore.before-aside",
+    "restore.aside",
+    "restore.before-import",
+    "restore.imported-one",
+];
+
 /// Dies here if the environment says so.
 #[cfg(debug_assertions)]
 pub fn point(name: &'static str) {
@@ -74,7 +85,7 @@ pub fn point(name: &'static str) {
     static WANTED: OnceLock<Option<(String, u32)>> = OnceLock::new();
     static PASSED: AtomicU32 = AtomicU32::new(0);
     debug_assert!(
-        [POINTS, START_POINTS, PROJECTION_POINTS, EPOCH_POINTS].concat().contains(&name),
+        [POINTS, START_POINTS, PROJECTION_POINTS, EPOCH_POINTS, BACKUP_POINTS].concat().contains(&name),
         "unlisted crash point {name}"
     );
     let wanted = WANTED.get_or_init(|| {

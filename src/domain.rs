@@ -31,6 +31,8 @@ pub const CURSOR: &[u8] = b"oubliette/v1/cursor";
 pub const IDEMPOTENCY: &[u8] = b"oubliette/v1/idempotency";
 /// Digest chain of the erasure record.
 pub const ERASURE_RECORD: &[u8] = b"oubliette/v1/erasure-record";
+/// Signature of the exported erasure record.
+pub const ERASURE_EXPORT: &[u8] = b"oubliette/v1/erasure-export";
 /// Digest of a forget preview.
 pub const PREVIEW: &[u8] = b"oubliette/v1/preview";
 

@@ -61,6 +61,7 @@
 pub mod secret;
 pub mod clock;
 pub mod crash;
+pub mod durable;
 pub mod domain;
 pub mod event;
 pub mod merkle;
@@ -77,6 +78,7 @@ pub mod projection;
 pub mod audit;
 pub mod erasure;
 pub mod verify;
+pub mod backup;
 pub mod telemetry;
 pub mod config;
 pub mod app;

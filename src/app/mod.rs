@@ -3,8 +3,10 @@
 //! Owns: what exists together and what may not. Keeps invariant 8: a keystore is never made beside an event log that
 //! already has events, nor the reverse, and nothing personal is served while the erasure record is behind.
 
+pub mod backups;
 mod epochs;
 mod examine;
+pub mod restore;
 mod stores;
 mod views;
 
@@ -47,6 +49,7 @@ use crate::schema::{self, Registry};
 use crate::sealing::Sealer;
 use crate::secret::{Entropy, EntropyError};
 use crate::telemetry::Metrics;
+use backups::Backups;
 pub use examine::examine;
 use stores::{Places, Stores, prepare_directories, projection_tables};
 use views::{ViewTasks, Views};
@@ -178,6 +181,8 @@ pub struct App {
     pub folds: Arc<Folds>,
     /// Appends that may break an invariant.
     pub guard: Guard,
+    /// Backups, and the exported erasure record.
+    pub backups: Arc<Backups>,
     /// Forget requests.
     pub requests: Requests,
     /// Epochs of root keys.
@@ -200,6 +205,7 @@ pub struct App {
     pub stopping: watch::Sender<bool>,
     access: Arc<AccessLog>,
     view_tasks: ViewTasks,
+    /// May be stopped anywhere.
     tasks: Vec<JoinHandle<()>>,
     /// Locked while the stores are open.
     lock: File,
@@ -237,7 +243,8 @@ impl App {
         if let Some(wrap) = extras.in_front {
             keystore = wrap(keystore);
         }
-        let standing = recovery::level(stores.log.as_ref(), keystore.as_ref(), &stores.keyring).await?;
+        let exported = backups::exported(&config, &stores.keyring).map(|record| record.last);
+        let standing = recovery::level(stores.log.as_ref(), keystore.as_ref(), &stores.keyring, exported).await?;
         let level = Arc::new(AtomicBool::new(announce(standing)));
         let api_keys = Arc::new(ApiKeys::default());
         let definitions = Arc::new(Definitions::default());
@@ -252,18 +259,12 @@ impl App {
         let tables = projection_tables(&config, &places, stores.store).await?;
         let made = (&clock, &entropy, stores.store);
         let views = Views::start(&paths, tables, made, definitions, extras.codes).await?;
-        let Paths { log, keys, leases, registry, access, appender, reader, level, queue, writer_task, .. } = paths;
-        let parts = Parts {
-            log: Arc::clone(&log),
-            keys: Arc::clone(&keys),
-            leases,
-            appender: appender.clone(),
-            clock: clock.clone(),
-            entropy: Arc::clone(&entropy),
-        };
-        let (epochs, epoch_task) = epochs::start(&config, &parts, level.clone());
-        let (requests, worker_task) = recovery::start(parts, stores.keyring, stores.store);
-        let flush_task = tokio::spawn(flush_access(Arc::clone(&access), clock.clone()));
+        let backups = Arc::new(Backups::new(&config, &places, &stores, clock.clone()));
+        let (requests, epochs, mut tasks) = paths.erasures(stores, &config, &clock, &entropy);
+        tasks.extend(others);
+        tasks.extend(backups::start(&backups, requests.record_changes(), paths.appender.is_level()));
+        tasks.push(tokio::spawn(flush_access(Arc::clone(&paths.access), clock.clone())));
+        let Paths { log, keys, registry, access, appender, reader, level, queue, .. } = paths;
         let app = Self {
             config,
             clock,
@@ -289,7 +290,8 @@ impl App {
             stopping: watch::Sender::new(false),
             access,
             view_tasks: views.tasks,
-            tasks: others.into_iter().chain([flush_task, worker_task, epoch_task, writer_task]).collect(),
+            backups,
+            tasks,
             lock,
         };
         Ok((Arc::new(app), first))
@@ -310,8 +312,8 @@ impl App {
     pub async fn stop(&self) {
         self.view_tasks.end(&self.projections).await;
         let _ = self.access.flush(self.clock.now(), true).await;
-        // All but the writer. The worker and the epochs may be stopped anywhere: they resume from log and keystore.
-        for task in &self.tasks[..self.tasks.len() - 1] {
+        for task in &self.tasks {
+            // The worker and the epochs may be stopped anywhere: they resume from log and keystore.
             task.abort();
         }
         while self.writer.waiting() > 0 {
@@ -339,7 +341,6 @@ struct Paths {
     read: read::Parts,
     level: Arc<AtomicBool>,
     queue: Writer,
-    writer_task: JoinHandle<()>,
 }
 
 impl Paths {
@@ -356,7 +357,7 @@ impl Paths {
             None => Arc::clone(&stores.log),
         };
         let options = writer::Options { queue: config.limits.writer_queue, batch: config.limits.batch_jobs };
-        let (queue, writer_task) = Writer::start(Arc::clone(&log), options);
+        let (queue, _ends_by_itself) = Writer::start(Arc::clone(&log), options);
         let keys = Arc::new(CachedKeystore::new(keystore, KeyCache::new(config.key_cache)?));
         let leases = Arc::new(Leases::new(config.lease));
         let access = Arc::new(AccessLog::new(queue.clone()));
@@ -379,7 +380,28 @@ impl Paths {
             level: Arc::clone(&level),
         };
         let reader = Reader::new(read.clone(), stores.store);
-        Ok(Self { log, keys, leases, registry, access, appender, reader, read, level, queue, writer_task })
+        Ok(Self { log, keys, leases, registry, access, appender, reader, read, level, queue })
+    }
+
+    /// Starts the worker that makes an end of erasures, and what hands them to it.
+    fn erasures(
+        &self,
+        stores: Stores,
+        config: &Config,
+        clock: &Clock,
+        entropy: &Arc<Entropy>,
+    ) -> (Requests, Epochs, Vec<JoinHandle<()>>) {
+        let parts = Parts {
+            log: Arc::clone(&self.log),
+            keys: Arc::clone(&self.keys),
+            leases: Arc::clone(&self.leases),
+            appender: self.appender.clone(),
+            clock: clock.clone(),
+            entropy: Arc::clone(entropy),
+        };
+        let (epochs, job) = epochs::start(config, &parts, Arc::clone(&self.level));
+        let (requests, worker) = recovery::start(parts, stores.keyring, stores.store);
+        (requests, epochs, vec![worker, job])
     }
 }
 

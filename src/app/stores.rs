@@ -39,7 +39,7 @@ pub(super) struct Stores {
 }
 
 /// Where one domain lies.
-enum Place {
+pub(super) enum Place {
     File(PathBuf),
     Database(Box<Target>),
 }
@@ -98,8 +98,8 @@ pub(super) fn databases(config: &Config) -> Result<Vec<(&'static str, Box<Target
 
 /// Where event log, keystore and keyring lie.
 pub(super) struct Places {
-    events: Place,
-    keys: Place,
+    pub(super) events: Place,
+    pub(super) keys: Place,
     keyring: PathBuf,
     dirs: [PathBuf; 2],
 }
@@ -284,7 +284,7 @@ pub(super) async fn projection_tables(config: &Config, places: &Places, id: Stor
     Err(StartError::TablesFile(OpenError::Unusable { reason: "projections" }, place))
 }
 
-fn remove_file(path: &Path) {
+pub(super) fn remove_file(path: &Path) {
     for suffix in ["", "-wal", "-shm"] {
         let mut name = path.as_os_str().to_owned();
         name.push(suffix);

@@ -137,6 +137,11 @@ impl Appender {
         Self { decided, ..self }
     }
 
+    /// Whether the erasure records agree.
+    pub fn is_level(&self) -> bool {
+        self.level.load(Ordering::SeqCst)
+    }
+
     /// Appends a caller's events.
     ///
     /// # Errors
@@ -171,7 +176,7 @@ impl Appender {
         let mut findings = Vec::new();
         let prepared = self.prepare(request.appends, &mut findings)?;
         let about_people = prepared.iter().flat_map(|draft| &draft.events).any(|event| !event.subjects.is_empty());
-        if about_people && !self.level.load(Ordering::SeqCst) {
+        if about_people && !self.is_level() {
             return Err(AppendError::ErasureRecordBehind);
         }
         let wants: Vec<Want> = prepared.iter().flat_map(|draft| &draft.events).flat_map(Sealer::wants).collect();

@@ -72,12 +72,14 @@ pub struct Call {
     accept: &'static str,
     headers: Vec<(&'static str, String)>,
     body: Option<Bytes>,
+    within: Duration,
 }
 
 impl Call {
     /// `GET`.
     pub fn get(target: impl Into<String>) -> Self {
-        Self { method: Method::GET, target: target.into(), accept: JSON, headers: Vec::new(), body: None }
+        let within = ANSWER_TIMEOUT;
+        Self { method: Method::GET, target: target.into(), accept: JSON, headers: Vec::new(), body: None, within }
     }
 
     /// `POST` of a JSON text.
@@ -104,6 +106,13 @@ impl Call {
     #[must_use]
     pub fn accept(mut self, accept: &'static str) -> Self {
         self.accept = accept;
+        self
+    }
+
+    /// Waits longer for the answer.
+    #[must_use]
+    pub fn within(mut self, within: Duration) -> Self {
+        self.within = within;
         self
     }
 
@@ -245,10 +254,10 @@ impl Client {
 
     async fn send(&self, sender: &mut SendRequest<Full<Bytes>>, call: &Call) -> Result<Response<Incoming>, Failure> {
         let request = self.request(call)?;
-        let response = match timeout(ANSWER_TIMEOUT, sender.send_request(request)).await {
+        let response = match timeout(call.within, sender.send_request(request)).await {
             Ok(Ok(response)) => response,
             Ok(Err(_)) => return Err(Failure::unavailable("the connection broke before the answer came")),
-            Err(_) => return Err(Failure::unavailable("no answer within 60 s")),
+            Err(_) => return Err(Failure::unavailable(format!("no answer within {} s", call.within.as_secs()))),
         };
         if response.status().is_success() {
             return Ok(response);

@@ -1,13 +1,14 @@
 //! The command line: server and client in one binary.
 //!
 //! Owns: the grammar of commands, exit codes, and what goes to which stream. Must not know: anything below HTTP, except
-//! the settings of the servers it starts; every client command is a documented REST call, which `--explain` shows.
+//! the settings of the servers it starts, and stores on which no server runs (`backup`, `restore`); every client command is a documented REST call, which `--explain` shows.
 //! Keeps invariant 1 on its side: keys come from files or the environment, never from flags, and the id of a person
 //! goes into bodies, never into URLs.
 
 mod api_key;
 mod append;
 mod apply;
+mod backup;
 pub mod bench;
 mod client;
 mod failure;
@@ -19,6 +20,7 @@ mod output;
 mod problem;
 mod projection;
 mod read;
+mod restore;
 mod schema;
 mod serve;
 mod sse;
@@ -106,6 +108,12 @@ enum Command {
     /// Issue, list and revoke API keys
     #[command(subcommand)]
     ApiKey(api_key::Command),
+    /// Copy the event log, the keystore or the erasure record
+    #[command(subcommand)]
+    Backup(backup::Command),
+    /// Put a backup back while the server does not run
+    #[command(subcommand)]
+    Restore(restore::Command),
     /// Measure a server over HTTP
     Bench(bench::BenchArgs),
     /// Print the version
@@ -148,6 +156,10 @@ fn run(cli: Cli, out: &mut Output) -> Result<(), Failure> {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             runtime.block_on(test::run(arguments, out))
         }
+        Command::Restore(command) => offline()?.block_on(restore::run(command, out)),
+        Command::Backup(command) if command.offline().is_some() => {
+            offline()?.block_on(async { backup::run_offline(&command, out).await })
+        }
         Command::Bench(arguments) => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             let json = out.format() != Format::Table;
@@ -171,13 +183,22 @@ fn run(cli: Cli, out: &mut Output) -> Result<(), Failure> {
                     Command::Forget(arguments) => forget::run(arguments, &mut context).await,
                     Command::Keys(command) => keys::run(command, &mut context).await,
                     Command::ApiKey(command) => api_key::run(command, &mut context).await,
-                    Command::Serve(_) | Command::Check(_) | Command::Bench(_) | Command::Test(_) | Command::Version => {
-                        Ok(())
-                    }
+                    Command::Backup(command) => backup::run(command, &mut context).await,
+                    Command::Serve(_)
+                    | Command::Check(_)
+                    | Command::Bench(_)
+                    | Command::Test(_)
+                    | Command::Restore(_)
+                    | Command::Version => Ok(()),
                 }
             })
         }
     }
+}
+
+/// For commands that open a store themselves.
+fn offline() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
 }
 
 fn version(out: &mut Output) -> Result<(), Failure> {

@@ -5,8 +5,9 @@
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
 
+use super::places::resolved;
 use super::{Config, LeakGuard, SchemaPolicy};
 
 /// The name of a setting and what is unsafe about it, worst first.
@@ -94,24 +95,6 @@ fn modes(config: &Config, found: &mut Vec<(&'static str, String)>) {
             found.push((setting, format!("{} is open to {who} (mode {mode:03o}): chmod 700", path.display())));
         }
     }
-}
-
-/// The path without `.`, `..` and links, as far as it exists.
-fn resolved(path: &Path) -> PathBuf {
-    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    for ancestor in absolute.ancestors() {
-        if let Ok(real) = ancestor.canonicalize() {
-            let rest = absolute.strip_prefix(ancestor).unwrap_or(Path::new(""));
-            return rest.components().fold(real, |mut path, part| {
-                match part {
-                    Component::ParentDir => drop(path.pop()),
-                    part => path.push(part),
-                }
-                path
-            });
-        }
-    }
-    absolute
 }
 
 /// What is known of the nearest directory that exists: a store yet to be made will be on its file system.

@@ -237,6 +237,7 @@ impl Load {
         let unset = |key| !config.sources.contains_key(key);
         let (events, keys, keyring) = (unset("events_dir"), unset("keys_dir"), unset("keyring_dir"));
         let policy = unset("schema_policy");
+        let backups = (unset("backup_events_dir"), unset("backup_keys_dir"), unset("backup_record_dir"));
         if events {
             config.events_dir = derived.events_dir;
         }
@@ -245,6 +246,15 @@ impl Load {
         }
         if keyring {
             config.keyring_dir = derived.keyring_dir;
+        }
+        if backups.0 {
+            config.backup_events_dir = derived.backup_events_dir;
+        }
+        if backups.1 {
+            config.backup_keys_dir = derived.backup_keys_dir;
+        }
+        if backups.2 {
+            config.backup_record_dir = derived.backup_record_dir;
         }
         if policy && config.dev {
             config.schema_policy = SchemaPolicy::Open;

@@ -8,6 +8,7 @@
 mod advice;
 mod database;
 mod layers;
+mod places;
 mod table;
 mod value;
 
@@ -138,6 +139,12 @@ pub struct Config {
     pub keys_dir: PathBuf,
     /// Directory of the root keys. Unless set, `keyring` in the data directory.
     pub keyring_dir: PathBuf,
+    /// Directory of backups of the event log. Unless set, `backup-events` in the data directory.
+    pub backup_events_dir: PathBuf,
+    /// Directory of backups of the keystore. Unless set, `backup-keys` in the data directory.
+    pub backup_keys_dir: PathBuf,
+    /// Directory of the exported erasure record. Unless set, `erasure-record` in the data directory.
+    pub backup_record_dir: PathBuf,
     /// PostgreSQL database of the event log and the projections, instead of `events_dir`.
     pub events_dsn: Dsn,
     /// File with the password for `events_dsn`.
@@ -241,6 +248,9 @@ impl Config {
             events_dir: data_dir.join("events"),
             keys_dir: data_dir.join("keys"),
             keyring_dir: data_dir.join("keyring"),
+            backup_events_dir: data_dir.join("backup-events"),
+            backup_keys_dir: data_dir.join("backup-keys"),
+            backup_record_dir: data_dir.join("erasure-record"),
             events_dsn: Dsn::default(),
             events_password_file: OptionalPath::default(),
             events_tls_ca: OptionalPath::default(),

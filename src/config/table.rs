@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::places;
 use super::value::{Rule, Value, in_range};
 use super::{Config, Dsn, LeakGuard, OptionalPath, SchemaPolicy};
 use crate::telemetry::{LogFormat, LogLevel};
@@ -62,6 +63,9 @@ settings! {
     "events_dir" PathBuf => events_dir;
     "keys_dir" PathBuf => keys_dir;
     "keyring_dir" PathBuf => keyring_dir;
+    "backup_events_dir" PathBuf => backup_events_dir;
+    "backup_keys_dir" PathBuf => backup_keys_dir;
+    "backup_record_dir" PathBuf => backup_record_dir;
     "events_dsn" Dsn => events_dsn;
     "events_password_file" OptionalPath => events_password_file;
     "events_tls_ca" OptionalPath => events_tls_ca;
@@ -102,12 +106,19 @@ settings! {
     "limits.batch_jobs" usize => limits.batch_jobs, 1..=10_000;
 }
 
-/// Settings that do not fit together: pairs of which the first has to fit into the second, and the bound of backups.
+/// Settings that do not go together: sizes of which the first has to fit into the second, places that have to be apart, and the
+/// bound of backups.
 pub(super) fn misfit(config: &Config) -> Option<(&'static str, Rule)> {
-    if config.backup_bound() > MONTH {
-        let bound = config.backup_bound().show();
-        return Some(("backup_horizon", Rule::Sum { other: "epoch", bound, most: MONTH.show() }));
-    }
+    bound(config).or_else(|| places::together(config)).or_else(|| sizes(config))
+}
+
+fn bound(config: &Config) -> Option<(&'static str, Rule)> {
+    let bound = config.backup_bound();
+    let rule = || Rule::Sum { other: "epoch", bound: bound.show(), most: MONTH.show() };
+    (bound > MONTH).then(|| ("backup_horizon", rule()))
+}
+
+fn sizes(config: &Config) -> Option<(&'static str, Rule)> {
     let limits = &config.limits;
     [
         ("limits.event_bytes", limits.event_bytes, "limits.body_bytes", limits.body_bytes),

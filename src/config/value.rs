@@ -39,6 +39,12 @@ pub enum Rule {
         /// The allowed value nearest to the one given.
         nearest: String,
     },
+    /// In one directory with something that has to be apart.
+    #[error("is in one directory with {other}, or one in the other: whoever copies the one would copy both")]
+    Together {
+        /// Name of the other setting.
+        other: &'static str,
+    },
     /// Larger than a setting it has to fit into.
     #[error("is larger than {other}, which it has to fit into; lower it, or raise {other}")]
     Exceeds {

@@ -6,7 +6,9 @@
 
 pub mod deadline;
 pub mod epoch;
+pub mod import;
 pub mod preview;
+pub mod record;
 pub mod recovery;
 mod release;
 pub mod requests;

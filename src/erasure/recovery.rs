@@ -1,8 +1,8 @@
-//! Start-up: the erasure record in the log, the keystore and the keyring are brought together (R9).
+//! Start-up: the erasure record in the log, the keystore, the keyring and its export are brought together (R9).
 //!
 //! Owns: the comparison and the replay. A keystore restored from before an erasure gets the destruction again before
-//! anything personal is served; a log restored from before an erasure that keystore or keyring remember cannot be
-//! trusted with personal data at all.
+//! anything personal is served; a log restored from before an erasure that anybody else remembers cannot be trusted with
+//! personal data at all. Nothing is changed before the log's record was found to be whole and the newest.
 
 use std::sync::Arc;
 
@@ -11,81 +11,111 @@ use tokio::task::JoinHandle;
 
 use super::requests::{ForgetError, Parts, Requests};
 use super::worker::{Worker, fenced_generations, scope_of, witness};
+use crate::domain;
 use crate::event::StoreId;
-use crate::eventlog::EventLog;
-use crate::keystore::keyring::Keyring;
+use crate::eventlog::{ErasureRow, EventLog};
+use crate::keystore::keyring::{ErasureRecord, Keyring};
 use crate::keystore::{DestroyOrder, Keystore};
+
+/// Entries read at a time.
+const PAGE: usize = 500;
 
 /// What start-up found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// All three agree, or were made to.
+    /// All agree, or were made to.
     Level {
         /// Destructions that had to be repeated on a keystore older than the record.
         replayed: u64,
     },
-    /// The log lacks erasures that the keystore or keyring remember, or tells another story about them. Personal data
-    /// stays sealed until the newer record is there.
+    /// The log lacks erasures that others remember, or tells another story about them. Personal data stays sealed until
+    /// the newer record is there.
     Behind {
-        /// Last erasure in the log.
+        /// Last erasure in the log that fits together.
         log: u64,
         /// Last erasure remembered elsewhere.
         witnessed: u64,
     },
 }
 
-/// Compares the three records and repeats what the keystore lacks.
+/// Compares the records and repeats what the keystore lacks. `exported`: what the exported record says, if there is one.
 ///
 /// # Errors
 /// [`ForgetError`] when one of them cannot be read or the keystore cannot destroy.
-pub async fn level(log: &dyn EventLog, keystore: &dyn Keystore, keyring: &Keyring) -> Result<Standing, ForgetError> {
+pub async fn level(
+    log: &dyn EventLog,
+    keystore: &dyn Keystore,
+    keyring: &Keyring,
+    exported: Option<ErasureRecord>,
+) -> Result<Standing, ForgetError> {
     let applied = keystore.stats().await?.applied_erasure;
-    let witnessed = keyring.erasure_record();
-    let (mut replayed, mut last) = (0, 0);
+    let witnesses = [keyring.erasure_record(), exported.unwrap_or_default()];
+    let remembered = witnesses.iter().map(|witness| witness.number).fold(applied, u64::max);
+    let mut last = ErasureRecord::default();
+    let (mut newest, mut lacking) = (None, false);
     loop {
-        let rows = log.erasures(last, 500).await?;
+        let rows = log.erasures(last.number, PAGE).await?;
+        if rows.is_empty() {
+            break;
+        }
+        for row in rows {
+            let Some(next) = follows(&last, &row, &witnesses) else {
+                return Ok(Standing::Behind { log: last.number, witnessed: remembered.max(row.number) });
+            };
+            last = next;
+            // Completed once, unknown to this keystore: it is older than the record.
+            lacking |= row.number > applied && row.completed.is_some();
+            newest = Some(row);
+        }
+    }
+    if remembered > last.number {
+        return Ok(Standing::Behind { log: last.number, witnessed: remembered });
+    }
+    let replayed = if lacking { replay(log, keystore).await? } else { 0 };
+    if let Some(row) = newest {
+        witness(keyring, &row)?;
+    }
+    Ok(Standing::Level { replayed })
+}
+
+/// The record up to this entry; `None` when the entry does not follow, or somebody remembers another one of its number.
+fn follows(last: &ErasureRecord, row: &ErasureRow, witnesses: &[ErasureRecord]) -> Option<ErasureRecord> {
+    let digest = domain::erasure_digest(&last.digest, row.number, &row.subject.0, &row.scope());
+    let next = ErasureRecord { number: row.number, digest };
+    let other = witnesses.iter().any(|witness| witness.number == row.number && *witness != next);
+    (row.number == last.number + 1 && row.digest == digest && !other).then_some(next)
+}
+
+/// Repeats every completed destruction, from the first: a keystore that lacks one may lack an earlier one too, which was
+/// completed out of turn. What is done already changes nothing.
+async fn replay(log: &dyn EventLog, keystore: &dyn Keystore) -> Result<u64, ForgetError> {
+    let (mut last, mut replayed) = (0, 0);
+    loop {
+        let rows = log.erasures(last, PAGE).await?;
         let Some(newest) = rows.last().map(|row| row.number) else { break };
-        for row in &rows {
-            let forged = row.number == witnessed.number && row.digest != witnessed.digest;
-            let gap = row.number != last + 1;
-            if forged || gap {
-                return Ok(Standing::Behind { log: last, witnessed: witnessed.number });
-            }
-            last = row.number;
-            if row.number > applied && row.completed.is_some() {
-                // Completed once, unknown to this keystore: it is older than the record.
-                let fenced = fenced_generations(log, row.subject, row.purposes.as_deref()).await?;
-                let order = DestroyOrder {
-                    subject: row.subject,
-                    scope: scope_of(row.purposes.clone()),
-                    fenced: fenced.into_iter().flatten().collect(),
-                    erasure: row.number,
-                    at: row.fenced,
-                };
-                keystore.destroy(order).await?;
-                replayed += 1;
-            }
-            if row.completed.is_some() {
-                witness(keyring, row)?;
-            }
+        for row in rows.iter().filter(|row| row.completed.is_some()) {
+            let fenced = fenced_generations(log, keystore, row.subject, row.purposes.as_deref()).await?;
+            let order = DestroyOrder {
+                subject: row.subject,
+                scope: scope_of(row.purposes.clone()),
+                fenced: fenced.into_iter().flatten().collect(),
+                erasure: row.number,
+                at: row.fenced,
+            };
+            keystore.destroy(order).await?;
+            replayed += 1;
         }
         last = newest;
     }
-    if replayed > 0 {
-        keystore.wash().await?;
-    }
-    let remembered = applied.max(witnessed.number);
-    if remembered > last {
-        return Ok(Standing::Behind { log: last, witnessed: remembered });
-    }
-    Ok(Standing::Level { replayed })
+    keystore.wash().await?;
+    Ok(replayed)
 }
 
 /// Makes the request handler and starts the worker that belongs to it, which begins with what is unfinished.
 pub fn start(parts: Parts, keyring: Arc<Keyring>, store: StoreId) -> (Requests, JoinHandle<()>) {
     let wake = Arc::new(Notify::new());
     let (tick, progress) = watch::channel(0);
-    let requests = Requests::new(parts, Arc::clone(&wake), progress);
+    let requests = Requests::new(parts, Arc::clone(&keyring), Arc::clone(&wake), progress);
     let worker = Worker::new(requests.clone(), keyring, store, wake, tick);
     (requests, tokio::spawn(worker.run()))
 }

@@ -17,6 +17,7 @@ use crate::event::{
     EventType, ExpectedRevision, Position, Purpose, Revision, StreamName, SubjectKey, SubjectRef, uuid_v7,
 };
 use crate::eventlog::{Condition, Direction, Effect, EventLog, Filter, ReadError, ReadQuery, Refused};
+use crate::keystore::keyring::Keyring;
 use crate::keystore::lease::Leases;
 use crate::keystore::{CachedKeystore, DekId, Fetched, Granted, KeystoreError, Resolved, Want};
 use crate::secret::{Entropy, EntropyError};
@@ -89,7 +90,10 @@ pub struct Requests {
     pub(super) appender: Appender,
     pub(super) clock: Clock,
     entropy: Arc<Entropy>,
+    keyring: Arc<Keyring>,
     wake: Arc<Notify>,
+    /// Ticks whenever a fence was set.
+    fenced: Arc<watch::Sender<u64>>,
     /// Ticks whenever the worker finished a step.
     pub(super) progress: watch::Receiver<u64>,
 }
@@ -112,9 +116,20 @@ pub struct Parts {
 
 impl Requests {
     /// Over these parts; `wake` tells the worker that the erasure record has grown.
-    pub fn new(parts: Parts, wake: Arc<Notify>, progress: watch::Receiver<u64>) -> Self {
+    pub fn new(parts: Parts, keyring: Arc<Keyring>, wake: Arc<Notify>, progress: watch::Receiver<u64>) -> Self {
         let Parts { log, keys, leases, appender, clock, entropy } = parts;
-        Self { log, keys, leases, appender, clock, entropy, wake, progress }
+        let fenced = Arc::new(watch::Sender::new(0));
+        Self { log, keys, leases, appender, clock, entropy, keyring, wake, fenced, progress }
+    }
+
+    /// Change when the erasure record did: an entry was added, entries were completed.
+    pub fn record_changes(&self) -> [watch::Receiver<u64>; 2] {
+        [self.fenced.subscribe(), self.progress.clone()]
+    }
+
+    /// A log that is behind must not give an erasure a number that another one has.
+    fn level(&self) -> Result<(), ForgetError> {
+        if self.appender.is_level() { Ok(()) } else { Err(AppendError::ErasureRecordBehind.into()) }
     }
 
     /// Opens a request and computes its preview. Nothing changes for anybody yet.
@@ -122,6 +137,7 @@ impl Requests {
     /// # Errors
     /// [`ForgetError`].
     pub async fn open(&self, wish: OpenRequest) -> Result<Request, ForgetError> {
+        self.level()?;
         let subject = self.resolve(wish.subject).await?;
         let mut purposes = wish.purposes;
         if let Some(list) = &mut purposes {
@@ -155,6 +171,7 @@ impl Requests {
     /// # Errors
     /// [`ForgetError::StalePreview`] when the preview would be another one now.
     pub async fn approve(&self, id: &str, digest: &str, by: &str) -> Result<Option<Request>, ForgetError> {
+        self.level()?;
         let Some((request, revision)) = self.load(id).await? else { return Ok(None) };
         let now = self.clock.now();
         let approved = Fact::ForgetRequestApproved { preview_digest: digest.to_owned(), by: by.to_owned() };
@@ -181,6 +198,7 @@ impl Requests {
         crash::point("forget.before-fence");
         self.step(&request, ExpectedRevision::Exact(revision), &[approved, fenced], vec![fence]).await?;
         crash::point("forget.after-fence");
+        self.witness(id).await;
         // Answers that began before the fence end, or are broken off, before anybody is told that it holds.
         self.leases.revoke(request.subject).await;
         self.wake.notify_one();
@@ -264,6 +282,7 @@ impl Requests {
         basis: &str,
         by: &str,
     ) -> Result<SubjectRef, ForgetError> {
+        self.level()?;
         let before = self.log.head().await?.next;
         let known = self.erased_scope(&subject, &purposes).await?;
         // The log first: were the keystore first and the process died between, a later generation would be in use that
@@ -289,7 +308,8 @@ impl Requests {
             other => other.into(),
         })?;
         let renewed = self.keys.keystore().reauthorize(subject, purposes).await?;
-        renewed.ok_or(ForgetError::NoSuchSubject)
+        // A keystore newer than the log may have been opened for these purposes already.
+        renewed.or(known).ok_or(ForgetError::NoSuchSubject)
     }
 
     /// The pseudonym of a person still known whose purposes are all destroyed, or `None` for a person who is wholly.
@@ -335,6 +355,15 @@ impl Requests {
             return Ok(Some(known));
         }
         Err(ForgetError::Unfinished)
+    }
+
+    /// From here on a log restored from before this fence is known to be old. What fails here is repeated by the worker,
+    /// which says nothing is done before it is.
+    async fn witness(&self, id: &str) {
+        if let Ok(Some(row)) = self.log.erasure_of(id.to_owned()).await {
+            let _ = super::worker::witness(&self.keyring, &row);
+        }
+        self.fenced.send_modify(|tick| *tick += 1);
     }
 
     async fn decide(&self, id: &str, fact: Fact) -> Result<Option<Request>, ForgetError> {

@@ -19,10 +19,10 @@ use super::{DestroyedKeyRecord, Fact, Request, Status, Verification, next};
 use crate::clock::Boottime;
 use crate::crash;
 use crate::event::{ExpectedRevision, Purpose, Revision, StoreId, SubjectRef};
-use crate::eventlog::{Effect, ErasureRow, EventLog, ReadError};
+use crate::eventlog::{Effect, ErasureRow, EventLog};
 use crate::keystore::keyring::{Keyring, KeyringError};
 use crate::keystore::nodes::Duty;
-use crate::keystore::{Dek, DekId, DestroyOrder, Destruction, Fetched, Scope};
+use crate::keystore::{Dek, DekId, DestroyOrder, Destruction, Fetched, Keystore, KeystoreError, Scope};
 use crate::sealing::{self, envelope};
 
 /// Between two looks at the erasure record, and at who leads, where other processes add to it.
@@ -68,6 +68,10 @@ impl Worker {
 
     /// Works until the task is stopped, which may happen anywhere.
     pub async fn run(mut self) {
+        // While the log is behind nothing is taken further: what it says may not be how it was.
+        while !self.requests.appender.is_level() {
+            self.wake.notified().await;
+        }
         let mut pause = PAUSES.0;
         loop {
             if !self.leads().await {
@@ -289,7 +293,8 @@ impl Worker {
         subject: SubjectRef,
         scope: Option<&[Purpose]>,
     ) -> Result<Option<HashMap<Purpose, u32>>, ForgetError> {
-        Ok(fenced_generations(self.requests.log.as_ref(), subject, scope).await?)
+        let keystore = self.requests.keys.keystore();
+        fenced_generations(self.requests.log.as_ref(), keystore.as_ref(), subject, scope).await
     }
 
     /// Keys that should be gone are there: count what they open.
@@ -334,14 +339,28 @@ fn own_key(
 /// Generations that an erasure covers, by purpose; `None` covers all of them.
 pub(super) async fn fenced_generations(
     log: &dyn EventLog,
+    keystore: &dyn Keystore,
     subject: SubjectRef,
     scope: Option<&[Purpose]>,
-) -> Result<Option<HashMap<Purpose, u32>>, ReadError> {
+) -> Result<Option<HashMap<Purpose, u32>>, ForgetError> {
     let Some(purposes) = scope else { return Ok(None) };
     let fences = log.fences(vec![subject]).await?;
     let list = fences.0.get(&subject).map(Vec::as_slice).unwrap_or_default();
-    let covered = list.iter().filter_map(|fence| Some((fence.purpose.clone()?, fence.generation)));
-    Ok(Some(covered.filter(|(purpose, _)| purposes.contains(purpose)).collect()))
+    let mut covered = HashMap::new();
+    for fence in list {
+        let Some(purpose) = fence.purpose.as_ref().filter(|purpose| purposes.contains(purpose)) else { continue };
+        let mut generation = fence.generation;
+        // A fence that is not open covers every generation. The keystore may have later ones than this log knows of.
+        while !fence.reauthorized && generation < u32::MAX {
+            let next = DekId { subject, purpose: purpose.clone(), generation: generation + 1 };
+            if matches!(keystore.fetch(vec![next]).await?.first(), None | Some(Fetched::Unknown)) {
+                break;
+            }
+            generation += 1;
+        }
+        covered.insert(purpose.clone(), generation);
+    }
+    Ok(Some(covered))
 }
 
 fn key_record(key: &crate::keystore::DestroyedKey) -> DestroyedKeyRecord {
@@ -363,13 +382,12 @@ pub(super) fn witness(keyring: &Keyring, row: &ErasureRow) -> Result<(), ForgetE
     if keyring.erasure_record().number >= row.number {
         return Ok(());
     }
-    let recorded = match keyring.record_erasure(row.number, row.digest) {
-        // Another node has come further.
-        Err(KeyringError::NotMonotone { witnessed, given }) if witnessed > given => Ok(()),
-        other => other,
-    };
-    recorded.map_err(|error| {
-        tracing::error!(error = %error, "the keyring cannot be written");
-        ForgetError::Keystore(crate::keystore::KeystoreError::Unavailable { reason: "the keyring cannot be written" })
-    })
+    match keyring.record_erasure(row.number, row.digest) {
+        // Somebody else was faster, with a later one.
+        Ok(()) | Err(KeyringError::NotMonotone { .. }) => Ok(()),
+        Err(error) => {
+            tracing::error!(error = %error, "the keyring cannot be written");
+            Err(KeystoreError::Unavailable { reason: "the keyring cannot be written" }.into())
+        }
+    }
 }

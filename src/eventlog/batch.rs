@@ -98,6 +98,20 @@ pub enum Effect {
         /// The forget request.
         request: String,
     },
+    /// Like a fence, made again from the exported record on a log restored from before it: the next entry of the erasure
+    /// record, as far as it reached, and since when.
+    Refence {
+        /// Whose data.
+        subject: SubjectRef,
+        /// The purposes with the last generation covered; `None` is the whole person.
+        purposes: Option<Vec<(Purpose, u32)>>,
+        /// Legal basis.
+        basis: String,
+        /// The forget request.
+        request: String,
+        /// When the fence was first set.
+        fenced: Millis,
+    },
     /// Marks an entry of the erasure record complete.
     Completed {
         /// The forget request.

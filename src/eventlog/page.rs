@@ -128,6 +128,14 @@ pub struct Fence {
     pub epoch: u64,
 }
 
+impl Fence {
+    /// Whether data of this generation is behind the fence. Later generations are in front of it only once it was opened
+    /// for them: the keystore may know of a re-authorisation that this log, restored from before it, does not.
+    pub fn covers(&self, generation: u32) -> bool {
+        !self.reauthorized || generation <= self.generation
+    }
+}
+
 /// States a fence can put data into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FenceState {
@@ -157,9 +165,8 @@ pub struct Fences(pub HashMap<SubjectRef, Vec<Fence>>);
 impl Fences {
     /// The fence that covers this key's data, if any.
     pub fn covering(&self, subject: &SubjectRef, purpose: &str, generation: u32) -> Option<&Fence> {
-        let covers = |fence: &&Fence| {
-            fence.purpose.as_ref().is_none_or(|p| p.as_str() == purpose) && generation <= fence.generation
-        };
+        let covers =
+            |fence: &&Fence| fence.purpose.as_ref().is_none_or(|p| p.as_str() == purpose) && fence.covers(generation);
         self.0.get(subject)?.iter().find(covers)
     }
 
@@ -201,6 +208,16 @@ pub struct ErasureRow {
     pub completed: Option<Millis>,
     /// Digest chain up to here.
     pub digest: [u8; 32],
+}
+
+impl ErasureRow {
+    /// The scope as the digest has it: `*` for a whole person, else the purposes joined by spaces.
+    pub fn scope(&self) -> String {
+        match &self.purposes {
+            None => "*".to_owned(),
+            Some(list) => list.iter().map(Purpose::as_str).collect::<Vec<_>>().join(" "),
+        }
+    }
 }
 
 /// A forget request in a list.

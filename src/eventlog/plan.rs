@@ -206,7 +206,7 @@ impl Planner<'_> {
             let stored = self.facts.fences.0.get(&entry.subject).into_iter().flatten().any(|fence| {
                 let purpose = fence.purpose.as_ref();
                 let same = purpose.is_some_and(|p| entry.slot.is_some() && *p == entry.purpose);
-                (purpose.is_none() || same) && entry.generation <= fence.generation
+                (purpose.is_none() || same) && fence.covers(entry.generation)
             });
             let planned = self.out.effects.iter().any(|(effect, ..)| match effect {
                 Effect::Fence { subject, purposes, .. } if *subject == entry.subject => {

@@ -4,6 +4,7 @@
 
 pub mod admin;
 pub mod append;
+pub mod backups;
 pub mod cursor;
 pub mod docs;
 pub mod extract;
@@ -101,6 +102,7 @@ fn api() -> OpenApiRouter<Shared> {
         .routes(routes!(keys::rotate))
         .routes(routes!(keys::rotation_of))
         .routes(routes!(nodes::nodes))
+        .routes(routes!(backups::make_backup, backups::list_backups))
         .routes(routes!(admin::checkpoint))
         .routes(routes!(admin::audit_keys))
         .routes(routes!(admin::access_log))
@@ -209,6 +211,8 @@ async fn within_time(app: &App, template: Option<&str>, answer: impl Future<Outp
         ) => std::time::Duration::from_secs(projections::rows::LONGEST_WAIT) + app.config.limits.request_timeout,
         // A check against every stored event takes as long as there are events.
         Some("/v1/schemas/{type}/versions" | "/v1/schemas/{type}/checks") => std::time::Duration::from_mins(10),
+        // A copy of everything takes as long as there is data.
+        Some("/v1/backups") => std::time::Duration::from_hours(12),
         _ => app.config.limits.request_timeout,
     };
     match tokio::time::timeout(limit, answer).await {

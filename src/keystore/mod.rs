@@ -17,6 +17,7 @@ pub mod lease;
 pub mod member;
 pub mod nodes;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -303,6 +304,13 @@ pub trait Keystore: Send + Sync {
     /// Other processes over the same keystore; `None` where there can be none.
     fn nodes(&self) -> Option<&dyn Nodes> {
         None
+    }
+
+    /// Copies everything into the empty file at `to`, as it is at one moment, while other calls go on. Engines whose
+    /// server makes its own backups refuse.
+    fn copy(&self, to: PathBuf) -> BoxFuture<'_, Result<(), KeystoreError>> {
+        drop(to);
+        Box::pin(async { Err(KeystoreError::Unavailable { reason: "this keystore is copied by its own server" }) })
     }
 
     /// Counts.

@@ -58,7 +58,7 @@ pub(super) async fn check(
             let place = Place::Erasure(row.number);
             if row.number != last + 1 {
                 out.find(Place::Erasure(last + 1), Defect::ErasureMissing);
-            } else if domain::erasure_digest(&digest, row.number, &row.subject.0, &scope(&row)) != row.digest {
+            } else if domain::erasure_digest(&digest, row.number, &row.subject.0, &row.scope()) != row.digest {
                 out.find(place, Defect::ErasureDigest);
             }
             (last, digest) = (row.number, row.digest);
@@ -80,13 +80,6 @@ pub(super) async fn check(
         out.find(Place::Keystore, Defect::KeystoreAhead);
     }
     Ok(())
-}
-
-fn scope(row: &ErasureRow) -> String {
-    match &row.purposes {
-        None => "*".to_owned(),
-        Some(list) => list.iter().map(Purpose::as_str).collect::<Vec<_>>().join(" "),
-    }
 }
 
 /// Whether fences cover the whole scope of an entry. They stay for ever.

@@ -163,7 +163,7 @@ impl Opener<'_> {
 /// Whether a completed erasure covers this key.
 fn dead(id: &DekId, fences: &Fences, completed: &HashMap<String, bool>) -> bool {
     let covering = fences.0.get(&id.subject).into_iter().flatten().filter(|fence| {
-        fence.purpose.as_ref().is_none_or(|purpose| *purpose == id.purpose) && id.generation <= fence.generation
+        fence.purpose.as_ref().is_none_or(|purpose| *purpose == id.purpose) && fence.covers(id.generation)
     });
     covering.into_iter().any(|fence| completed.get(&fence.request).copied().unwrap_or(false))
 }

@@ -199,7 +199,8 @@ async fn a_damaged_key_is_corrupt_and_never_erased_and_its_neighbours_live() {
 }
 
 /// Takes epochs out of a keystore: what format 2 left.
-const WITHOUT_EPOCHS: &str = "drop table nodes; drop table revocations; drop table leaders; alter table meta drop column revocation;
+const WITHOUT_EPOCHS: &str =
+    "drop table nodes; drop table revocations; drop table leaders; alter table meta drop column revocation;
      drop table epochs;
     create table before as select shard, kek_id, epoch, kid, wrapped from keks join kek_slots using (slot);
     drop table keks; drop table kek_slots; alter table before rename to keks; update meta set format = 2;";

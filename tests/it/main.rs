@@ -16,6 +16,7 @@ mod append;
 mod append_personal;
 mod architecture;
 mod attack;
+mod backup;
 mod child;
 mod cli_projections;
 mod code_projection;

@@ -96,6 +96,8 @@ fn table(request: &str, subject: &str, digest: &str) -> Vec<Row> {
         row("---yyy", "GET", "/v1/nodes", "", n.clone(), &[200]),
         row("-----y", "POST", "/v1/keys/rotations", "", n.clone(), &[202]),
         row("---yyy", "GET", "/v1/keys/rotations/{epoch}", "/v1/keys/rotations/1", n.clone(), &[404]),
+        row("-----y", "POST", "/v1/backups", "", json!({"domain": "record"}), &[201]),
+        row("---yyy", "GET", "/v1/backups", "", n.clone(), &[200]),
         row("yyyyyy", "GET", "/v1/audit/checkpoint", "", n.clone(), &[200]),
         row("---yy-", "GET", "/v1/audit/access-log", &format!("/v1/audit/access-log?data_subject={subject}"), n.clone(), &[200]),
         row("----y-", "GET", "/v1/audit/access-log", "", n.clone(), &[200]),

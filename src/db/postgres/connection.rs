@@ -30,7 +30,7 @@ pub type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
 /// Where a database is, and which schema in it.
 #[derive(Clone)]
 pub struct Target {
-    config: Config,
+    pub(super) config: Config,
     tls: Option<Tls>,
     schema: &'static str,
     /// How long things may take.

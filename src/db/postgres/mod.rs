@@ -2,6 +2,7 @@
 //!
 //! Owns: [`PostgresDb`], the engine of [`crate::db::Db`]. Must not know: what is in the tables.
 
+mod child;
 pub mod connection;
 pub mod error;
 pub mod migrate;

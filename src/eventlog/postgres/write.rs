@@ -12,7 +12,7 @@ use super::rows::{bytes, get};
 use crate::clock::Millis;
 use crate::db::postgres::{Connection, PgError};
 use crate::domain;
-use crate::event::{Purpose, StreamId, StreamName};
+use crate::event::{Purpose, StreamId, StreamName, SubjectRef};
 use crate::eventlog::plan::{Planned, PlannedEvent};
 use crate::eventlog::reply::encode_reply;
 use crate::eventlog::{AccessEntry, Effect, Head};
@@ -328,22 +328,12 @@ async fn apply(
 ) -> Result<(), PgError> {
     match effect {
         Effect::Fence { subject, purposes, basis, request } => {
-            head.erasure_epoch += 1;
-            let scopes: Vec<&str> = match purposes {
-                None => vec!["*"],
-                Some(list) => list.iter().map(Purpose::as_str).collect(),
-            };
-            for purpose in &scopes {
-                // The whole person: every generation there will ever be.
-                let generation: i64 = if *purpose == "*" { i64::from(u32::MAX) } else { 0 };
-                let sql = "insert into fences(subject, purpose, generation, state, basis, request, at_ms, epoch)
-                     values ($1, $2, $3, 'erased', $4, $5, $6, $7)
-                     on conflict (subject, purpose) do update set generation = fences.generation + fences.reauthorized,
-                       reauthorized = 0, basis = $4, request = $5, at_ms = $6, epoch = $7";
-                let (subject, epoch) = (subject.0.as_slice(), head.erasure_epoch as i64);
-                connection.execute(sql, &[&subject, purpose, &generation, basis, request, &at.0, &epoch]).await?;
-            }
-            record_erasure(connection, effect, &scopes.join(" "), at).await
+            let scopes = purposes.as_ref().map(|list| list.iter().map(|purpose| (purpose, 0)).collect());
+            fence(connection, *subject, scopes, (basis, request), at, head).await
+        }
+        Effect::Refence { subject, purposes, basis, request, fenced } => {
+            let scopes = purposes.as_ref().map(|list| list.iter().map(|(purpose, last)| (purpose, *last)).collect());
+            fence(connection, *subject, scopes, (basis, request), *fenced, head).await
         }
         Effect::Completed { request } => {
             let sql = "update erasures set completed_ms = $2 where request = $1 and completed_ms is null";
@@ -363,8 +353,42 @@ async fn apply(
     }
 }
 
-async fn record_erasure(connection: &Connection, effect: &Effect, scope: &str, at: Millis) -> Result<(), PgError> {
-    let Effect::Fence { subject, basis, request, .. } = effect else { return Ok(()) };
+/// Sets a fence, at least up to the given generations, and adds the next entry of the erasure record.
+async fn fence(
+    connection: &Connection,
+    subject: SubjectRef,
+    purposes: Option<Vec<(&Purpose, u32)>>,
+    (basis, request): (&str, &str),
+    at: Millis,
+    head: &mut Head,
+) -> Result<(), PgError> {
+    head.erasure_epoch += 1;
+    let scopes: Vec<(&str, u32)> = match purposes {
+        // The whole person: every generation there will ever be.
+        None => vec![("*", u32::MAX)],
+        Some(list) => list.into_iter().map(|(purpose, last)| (purpose.as_str(), last)).collect(),
+    };
+    for (purpose, generation) in &scopes {
+        let sql = "insert into fences(subject, purpose, generation, state, basis, request, at_ms, epoch)
+             values ($1, $2, $3, 'erased', $4, $5, $6, $7)
+             on conflict (subject, purpose) do update
+             set generation = greatest(fences.generation + fences.reauthorized, excluded.generation),
+               reauthorized = 0, basis = $4, request = $5, at_ms = $6, epoch = $7";
+        let (subject, epoch) = (subject.0.as_slice(), head.erasure_epoch as i64);
+        let generation = i64::from(*generation);
+        connection.execute(sql, &[&subject, purpose, &generation, &basis, &request, &at.0, &epoch]).await?;
+    }
+    let scope = scopes.iter().map(|(purpose, _)| *purpose).collect::<Vec<_>>().join(" ");
+    record_erasure(connection, subject, &scope, (basis, request), at).await
+}
+
+async fn record_erasure(
+    connection: &Connection,
+    subject: SubjectRef,
+    scope: &str,
+    (basis, request): (&str, &str),
+    at: Millis,
+) -> Result<(), PgError> {
     let last = connection.row("select number, digest from erasures order by number desc limit 1", &[]).await?;
     let (number, digest) = match last {
         Some(row) => (get::<i64>(&row, 0)?, bytes::<32>(&row, 1)?),
@@ -375,6 +399,6 @@ async fn record_erasure(connection: &Connection, effect: &Effect, scope: &str, a
     let sql = "insert into erasures(number, request, subject, scope, basis, fenced_ms, digest)
                values ($1, $2, $3, $4, $5, $6, $7)";
     let set: &[&(dyn ToSql + Sync)] =
-        &[&number, request, &subject.0.as_slice(), &scope, basis, &at.0, &digest.as_slice()];
+        &[&number, &request, &subject.0.as_slice(), &scope, &basis, &at.0, &digest.as_slice()];
     connection.execute(sql, set).await.map(drop)
 }

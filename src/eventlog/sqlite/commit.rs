@@ -19,7 +19,7 @@ use crate::clock::Millis;
 use crate::crash;
 use crate::db;
 use crate::domain;
-use crate::event::{StreamId, StreamName};
+use crate::event::{Purpose, StreamId, StreamName, SubjectRef};
 use crate::eventlog::plan::{Planned, PlannedEvent, StreamFact, plan};
 use crate::eventlog::reply::encode_reply;
 use crate::eventlog::{AccessEntry, Batch, CommitError, Effect, Head};
@@ -280,31 +280,12 @@ impl Writer {
 fn apply(tx: &Transaction<'_>, effect: &Effect, at: Millis, position: u64, head: &mut Head) -> rusqlite::Result<()> {
     match effect {
         Effect::Fence { subject, purposes, basis, request } => {
-            head.erasure_epoch += 1;
-            let scopes: Vec<&str> = match purposes {
-                None => vec!["*"],
-                Some(list) => list.iter().map(crate::event::Purpose::as_str).collect(),
-            };
-            for purpose in &scopes {
-                // The whole person: every generation there will ever be.
-                let generation: i64 = if *purpose == "*" { i64::from(u32::MAX) } else { 0 };
-                tx.prepare_cached(
-                    "insert into fences(subject, purpose, generation, state, basis, request, at_ms, epoch)
-                     values (?1, ?2, ?3, 'erased', ?4, ?5, ?6, ?7)
-                     on conflict (subject, purpose) do update set generation = generation + reauthorized,
-                       reauthorized = 0, basis = ?4, request = ?5, at_ms = ?6, epoch = ?7",
-                )?
-                .execute((
-                    subject.0,
-                    purpose,
-                    generation,
-                    basis,
-                    request,
-                    at.0,
-                    head.erasure_epoch as i64,
-                ))?;
-            }
-            record_erasure(tx, effect, &scopes.join(" "), at)
+            let scopes = purposes.as_ref().map(|list| list.iter().map(|purpose| (purpose, 0)).collect());
+            fence(tx, *subject, scopes, basis, request, at, head)
+        }
+        Effect::Refence { subject, purposes, basis, request, fenced } => {
+            let scopes = purposes.as_ref().map(|list| list.iter().map(|(purpose, last)| (purpose, *last)).collect());
+            fence(tx, *subject, scopes, basis, request, *fenced, head)
         }
         Effect::Completed { request } => tx
             .prepare_cached("update erasures set completed_ms = ?2 where request = ?1 and completed_ms is null")?
@@ -327,8 +308,43 @@ fn apply(tx: &Transaction<'_>, effect: &Effect, at: Millis, position: u64, head:
     }
 }
 
-fn record_erasure(tx: &Transaction<'_>, effect: &Effect, scope: &str, at: Millis) -> rusqlite::Result<()> {
-    let Effect::Fence { subject, basis, request, .. } = effect else { return Ok(()) };
+/// Sets a fence, at least up to the given generations, and adds the next entry of the erasure record.
+fn fence(
+    tx: &Transaction<'_>,
+    subject: SubjectRef,
+    purposes: Option<Vec<(&Purpose, u32)>>,
+    basis: &str,
+    request: &str,
+    at: Millis,
+    head: &mut Head,
+) -> rusqlite::Result<()> {
+    head.erasure_epoch += 1;
+    let scopes: Vec<(&str, u32)> = match purposes {
+        // The whole person: every generation there will ever be.
+        None => vec![("*", u32::MAX)],
+        Some(list) => list.into_iter().map(|(purpose, last)| (purpose.as_str(), last)).collect(),
+    };
+    for (purpose, generation) in &scopes {
+        tx.prepare_cached(
+            "insert into fences(subject, purpose, generation, state, basis, request, at_ms, epoch)
+             values (?1, ?2, ?3, 'erased', ?4, ?5, ?6, ?7)
+             on conflict (subject, purpose) do update set generation = max(generation + reauthorized, ?3),
+               reauthorized = 0, basis = ?4, request = ?5, at_ms = ?6, epoch = ?7",
+        )?
+        .execute((subject.0, purpose, generation, basis, request, at.0, head.erasure_epoch as i64))?;
+    }
+    let scope = scopes.iter().map(|(purpose, _)| *purpose).collect::<Vec<_>>().join(" ");
+    record_erasure(tx, subject, &scope, basis, request, at)
+}
+
+fn record_erasure(
+    tx: &Transaction<'_>,
+    subject: SubjectRef,
+    scope: &str,
+    basis: &str,
+    request: &str,
+    at: Millis,
+) -> rusqlite::Result<()> {
     let last = tx
         .prepare_cached("select number, digest from erasures order by number desc limit 1")?
         .query_row([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, [u8; 32]>(1)?)));

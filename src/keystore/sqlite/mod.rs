@@ -4,6 +4,7 @@
 //! request waiting when the thread is free joins one transaction, each in its own savepoint, so a burst of appends costs
 //! one fsync; nobody is answered before that commit. The file is locked exclusively: a second process is refused.
 
+mod copy;
 mod destroy;
 mod ensure;
 mod epoch;
@@ -166,6 +167,10 @@ impl Keystore for SqliteKeystore {
         Box::pin(self.ask(|reply| Request::Reauthorize(subject, purposes, reply)))
     }
 
+    fn copy(&self, to: PathBuf) -> BoxFuture<'_, Result<(), KeystoreError>> {
+        Box::pin(self.ask(|reply| Request::Copy(to, reply)))
+    }
+
     fn stats(&self) -> BoxFuture<'_, Result<KeystoreStats, KeystoreError>> {
         Box::pin(self.ask(Request::Stats))
     }
@@ -200,6 +205,7 @@ enum Request {
     Epochs(Reply<EpochStatus>),
     Epoch(EpochStep, Reply<EpochStatus>),
     Wash(Reply<WashReport>),
+    Copy(PathBuf, Reply<()>),
     Close(Reply<()>),
 }
 
@@ -235,11 +241,10 @@ impl Engine {
     fn run(self, mut requests: mpsc::Receiver<Request>) {
         let mut waiting = Vec::with_capacity(BATCH);
         loop {
-            waiting.clear();
-            if requests.blocking_recv_many(&mut waiting, BATCH) == 0 {
+            if waiting.is_empty() && requests.blocking_recv_many(&mut waiting, BATCH) == 0 {
                 return;
             }
-            let (mut washes, mut closes, mut work) = (Vec::new(), Vec::new(), Vec::new());
+            let (mut washes, mut closes, mut copies, mut work) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
             let mut alone = Vec::new();
             for request in waiting.drain(..) {
                 match request {
@@ -248,6 +253,7 @@ impl Engine {
                     }
                     Request::Wash(reply) => washes.push(reply),
                     Request::Close(reply) => closes.push(reply),
+                    Request::Copy(to, reply) => copies.push((to, reply)),
                     other => work.push(other),
                 }
             }
@@ -256,6 +262,10 @@ impl Engine {
             }
             for (step, reply) in alone {
                 drop(reply.send(self.epoch_step_alone(step)));
+            }
+            for (to, reply) in copies {
+                let copied = self.copy_while_working(&to, &mut requests, &mut waiting);
+                drop(reply.send(copied));
             }
             // After the batch: one wash covers every destruction that was waiting before it.
             if !washes.is_empty() || !closes.is_empty() {
@@ -337,7 +347,8 @@ impl Engine {
             Request::Epochs(reply) => answer!(reply, self.epochs()),
             Request::Epoch(step, reply) => answer!(reply, self.apart(|| self.epoch_step(step))),
             Request::Wash(reply) => answer!(reply, self.wash()),
-            Request::Close(reply) => answer!(reply, Ok(())),
+            // Not among the work of a batch.
+            Request::Copy(_, reply) | Request::Close(reply) => answer!(reply, Ok(())),
         }
     }
 
