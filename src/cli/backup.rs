@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_hours(12);
 #[derive(clap::Subcommand)]
 #[command(after_help = "The server writes into the directories that its settings name: backup_events_dir, \
                         backup_keys_dir, backup_record_dir. Backups of the event log hold ciphertext only and can be kept \
-                        for as long as you like. Backups of the keys are removed by the server after 7 days: keep no \
+                        for as long as you like. Backups of the keys are removed by the server after `backup_horizon` (7 days): keep no \
                         other copies of them for longer, and none beside those of the events. The keyring is never \
                         backed up with either.\nWhile the server does not run: --data-dir or --config, and the files are \
                         opened here.")]
