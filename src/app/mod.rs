@@ -193,6 +193,7 @@ pub struct App {
     /// Becomes true when the server begins to stop: live streams end then.
     pub stopping: watch::Sender<bool>,
     access: Arc<AccessLog>,
+    leases: Arc<Leases>,
     view_tasks: ViewTasks,
     tasks: Vec<JoinHandle<()>>,
     /// Locked while the stores are open.
@@ -259,7 +260,7 @@ impl App {
         let parts = Parts {
             log: Arc::clone(&log),
             keys: Arc::clone(&keys),
-            leases,
+            leases: Arc::clone(&leases),
             appender: appender.clone(),
             clock: clock.clone(),
             entropy: Arc::clone(&entropy),
@@ -289,6 +290,7 @@ impl App {
             writer: queue,
             stopping: watch::Sender::new(false),
             access,
+            leases,
             view_tasks: views.tasks,
             tasks: others.into_iter().chain([flush_task, worker_task, writer_task]).collect(),
             lock,
@@ -320,6 +322,8 @@ impl App {
         }
         self.log.close().await;
         self.keys.cache().clear();
+        // Answers that did not end in time end here: after the keystore is closed nobody waits for this process.
+        self.leases.close().await;
         self.keys.keystore().close().await;
         // Not left to the file's closing: a child process that is just being started holds a copy of it.
         if let Err(error) = self.lock.unlock() {

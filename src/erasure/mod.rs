@@ -7,7 +7,7 @@
 pub mod deadline;
 pub mod preview;
 pub mod recovery;
-mod release;
+pub mod release;
 pub mod requests;
 pub mod worker;
 

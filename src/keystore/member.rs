@@ -50,9 +50,14 @@ impl Member {
     async fn run(mut self, nodes: &dyn Nodes) {
         let lease = self.leases.length();
         loop {
+            if self.applied.is_none() {
+                self.let_go(nodes).await;
+            }
             let asked = Boottime::now();
-            // Beyond the horizon nothing may stay in memory, whether or not an answer comes.
-            let patience = asked.until(self.keys.horizon().until()).max(SHORTEST);
+            // Beyond the horizon nothing may stay in memory, whether or not an answer comes; once nothing is there, it may
+            // take its time.
+            let left = asked.until(self.keys.horizon().until());
+            let patience = if left.is_zero() { lease } else { left.max(SHORTEST) };
             let renewed = timeout(patience, self.renew(nodes, lease)).await.unwrap_or(false);
             if renewed {
                 self.keys.horizon().set(tenure(asked, lease));
@@ -74,8 +79,6 @@ impl Member {
     async fn renew(&mut self, nodes: &dyn Nodes, lease: Duration) -> bool {
         let now = self.clock.now();
         let Some(applied) = self.applied else {
-            self.keys.horizon().set(Boottime::ZERO);
-            self.keys.cache().clear();
             match nodes.register(lease, self.name.clone(), now).await {
                 Ok(number) => self.applied = Some(number),
                 Err(error) => tracing::warn!(error = %error, "this process cannot be registered with the keystore"),
@@ -90,8 +93,6 @@ impl Member {
             Ok(Renewal::Unregistered) => {
                 tracing::warn!("this process was taken for gone and is registered anew");
                 self.applied = None;
-                self.keys.horizon().set(Boottime::ZERO);
-                self.keys.cache().clear();
                 false
             }
             Err(error) => {
@@ -99,6 +100,15 @@ impl Member {
                 false
             }
         }
+    }
+
+    /// Lets go of everything: what was revoked since this process was last heard is not known here, and a registration says
+    /// that nothing of it is left, in memory or in an answer.
+    async fn let_go(&self, nodes: &dyn Nodes) {
+        self.keys.horizon().set(Boottime::ZERO);
+        self.keys.cache().clear();
+        nodes.drop_shard_keys();
+        self.leases.revoke_everyone().await;
     }
 
     fn apply(&mut self, nodes: &dyn Nodes, Revocation { number, what }: Revocation) {

@@ -67,6 +67,8 @@ pub struct NodeRow {
     pub seen: Millis,
     /// It has let go of everything up to this revocation.
     pub acknowledged: u64,
+    /// The revocation that it did not answer in time: no key is given to it and it may not go on, but it does not know yet.
+    pub expelled: Option<u64>,
 }
 
 /// Work that one process does for all.
@@ -99,8 +101,9 @@ pub trait Nodes: Send + Sync {
     /// This process.
     fn id(&self) -> NodeId;
 
-    /// Registers this process, which must hold nothing; the number of the last revocation. Its keys may be fetched after
-    /// this, not before.
+    /// Registers this process; it has let go of everything up to the revocation that is answered. Keys may be fetched after
+    /// this, not before. Who was expelled, or never registered, must hold nothing and show nothing, and is answered the last
+    /// revocation; who is registered keeps its place.
     fn register(&self, lease: Duration, name: String, at: Millis) -> BoxFuture<'_, Result<u64, KeystoreError>>;
 
     /// Asks whether this process may go on, and what was revoked after `applied`. One snapshot, of the primary.
@@ -112,8 +115,12 @@ pub trait Nodes: Send + Sync {
     /// Registered processes that have not acknowledged a revocation.
     fn behind(&self, number: u64) -> BoxFuture<'_, Result<Vec<NodeRow>, KeystoreError>>;
 
-    /// Takes the registration of those among `nodes` that have still not acknowledged it: they must begin anew.
+    /// Expels those among `nodes` that have still not acknowledged it: they are given nothing more and must begin anew. They
+    /// stay in the list until they do, or until [`Nodes::dismiss`].
     fn expel(&self, nodes: Vec<NodeId>, number: u64) -> BoxFuture<'_, Result<(), KeystoreError>>;
+
+    /// Removes a process that was expelled over this revocation and has not come back: [`is_over`] must say so.
+    fn dismiss(&self, node: NodeId, number: u64) -> BoxFuture<'_, Result<(), KeystoreError>>;
 
     /// All registered processes.
     fn list(&self) -> BoxFuture<'_, Result<Vec<NodeRow>, KeystoreError>>;
@@ -140,6 +147,13 @@ pub fn drift(lease: Duration) -> Duration {
 /// whoever waits; `destroyed` must lie after the destruction was durable.
 pub fn has_expired(lease: Duration, destroyed: Boottime, now: Boottime) -> bool {
     now >= destroyed + lease + drift(lease)
+}
+
+/// Whether a process that was expelled at `expelled` shows nobody any more, by the clock of whoever expelled it; `expelled`
+/// must lie after the expulsion was durable. Its last renewal may be as young as that, an answer may have begun at the end
+/// of what was renewed, and every answer may last a lease: until then it must be waited for like any other.
+pub fn is_over(lease: Duration, expelled: Boottime, now: Boottime) -> bool {
+    has_expired(lease * 2, expelled, now)
 }
 
 /// Until when what a process holds may be used: from the moment before it asked, not from the answer.
