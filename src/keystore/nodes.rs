@@ -52,6 +52,15 @@ pub enum Renewal {
     Unregistered,
 }
 
+/// Where a process stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Registered; it has let go of everything up to this revocation.
+    Registered(u64),
+    /// Expelled over this revocation, or not known at all: it is given no key until it registers anew.
+    Unregistered(Option<u64>),
+}
+
 /// A registered process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeRow {
@@ -101,10 +110,13 @@ pub trait Nodes: Send + Sync {
     /// This process.
     fn id(&self) -> NodeId;
 
-    /// Registers this process; it has let go of everything up to the revocation that is answered. Keys may be fetched after
-    /// this, not before. Who was expelled, or never registered, must hold nothing and show nothing, and is answered the last
-    /// revocation; who is registered keeps its place.
-    fn register(&self, lease: Duration, name: String, at: Millis) -> BoxFuture<'_, Result<u64, KeystoreError>>;
+    /// Says how long this process uses what it is given, and what it is called; where it stands.
+    fn introduce(&self, lease: Duration, name: String, at: Millis) -> BoxFuture<'_, Result<Place, KeystoreError>>;
+
+    /// Registers this process, which holds nothing and shows nobody: nothing was given to it since it was found unregistered in
+    /// this way. Where it stands otherwise by now nothing changes, so that an order that arrives late says nothing untrue.
+    /// Keys may be fetched after this, not before.
+    fn register(&self, found: Option<u64>, lease: Duration, at: Millis) -> BoxFuture<'_, Result<(), KeystoreError>>;
 
     /// Asks whether this process may go on, and what was revoked after `applied`. One snapshot, of the primary.
     fn renew(&self, applied: u64, at: Millis) -> BoxFuture<'_, Result<Renewal, KeystoreError>>;

@@ -17,7 +17,7 @@ use super::facts::{array, get};
 use crate::clock::Millis;
 use crate::db::postgres::{Connection, Connector, PgError};
 use crate::event::{Purpose, SubjectRef};
-use crate::keystore::nodes::{Duty, NodeId, NodeRow, Nodes, Renewal, Revocation, Revoked, TERM};
+use crate::keystore::nodes::{Duty, NodeId, NodeRow, Nodes, Place, Renewal, Revocation, Revoked, TERM};
 use crate::keystore::{KeystoreError, Scope};
 
 /// How often it is written when this process was last seen.
@@ -132,20 +132,37 @@ impl Nodes for PgNodes {
         self.node
     }
 
-    fn register(&self, lease: Duration, name: String, at: Millis) -> BoxFuture<'_, Result<u64, KeystoreError>> {
+    fn introduce(&self, lease: Duration, name: String, at: Millis) -> BoxFuture<'_, Result<Place, KeystoreError>> {
         Box::pin(async move {
-            let sql = "insert into nodes (node, name, lease_ms, registered_ms, seen_ms, acknowledged)
-                       select $1::bytea, $2::text, $3::bigint, $4::bigint, $4::bigint, revocation from meta where id = 1
-                       on conflict (node) do update set name = excluded.name, lease_ms = excluded.lease_ms,
-                         seen_ms = excluded.seen_ms, expelled = null, acknowledged =
-                           case when nodes.expelled is null then nodes.acknowledged else excluded.acknowledged end
-                       returning acknowledged";
+            let sql = "update nodes set lease_ms = $2, name = $3, seen_ms = $4 where node = $1 returning acknowledged, expelled";
             let lease = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
             let asked = async {
-                let row = self.connected().await?.row(sql, &[&self.node.0.as_slice(), &name, &lease, &at.0]).await?;
-                get::<i64>(&row.ok_or(PgError::Type)?, 0)
+                let row = self.connected().await?.row(sql, &[&self.node.0.as_slice(), &lease, &name, &at.0]).await?;
+                let Some(row) = row else { return Ok(Place::Unregistered(None)) };
+                Ok(match get::<Option<i64>>(&row, 1)? {
+                    Some(over) => Place::Unregistered(Some(over.unsigned_abs())),
+                    None => Place::Registered(get::<i64>(&row, 0)?.unsigned_abs()),
+                })
             };
-            self.lost(asked.await).await.map(i64::unsigned_abs)
+            let asked = asked.await;
+            self.lost(asked).await
+        })
+    }
+
+    fn register(&self, found: Option<u64>, lease: Duration, at: Millis) -> BoxFuture<'_, Result<(), KeystoreError>> {
+        Box::pin(async move {
+            let sql = "insert into nodes (node, name, lease_ms, registered_ms, seen_ms, acknowledged)
+                       select $1::bytea, '', $2::bigint, $3::bigint, $3::bigint, revocation from meta where id = 1
+                       on conflict (node) do update set expelled = null, acknowledged = excluded.acknowledged
+                         where nodes.expelled = $4";
+            let lease = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
+            let found = found.map(|number| i64::try_from(number).unwrap_or(i64::MAX));
+            let asked = async {
+                let connection = self.connected().await?;
+                connection.execute(sql, &[&self.node.0.as_slice(), &lease, &at.0, &found]).await
+            };
+            let asked = asked.await;
+            self.lost(asked).await.map(drop)
         })
     }
 

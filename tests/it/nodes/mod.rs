@@ -1,5 +1,7 @@
 //! Several processes over one store: what one does the others know.
 
+mod model;
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
