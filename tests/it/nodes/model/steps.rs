@@ -74,7 +74,10 @@ pub struct Protocol {
     pub coordinators: usize,
     pub revocations: u8,
     pub appends: bool,
+    /// Of processes that answer.
     pub crashes: bool,
+    /// Of coordinators.
+    pub deaths: bool,
     pub restore: bool,
     pub drift: bool,
 }
@@ -198,7 +201,10 @@ impl Protocol {
     /// Fences, and an old keystore put back: all processes have been stopped for that.
     fn requests(&self, state: &State, out: &mut Vec<Step>) {
         // The first person first: they are alike.
-        if let Some(person) = (0..self.people).find(|person| !state.fence[*person]) {
+        let awaited = |person: usize| state.waits.iter().flatten().any(|wait| wait.whom[person]);
+        let left = (0..self.people).filter(|person| state.fence[*person] && !state.done[*person] && !awaited(*person));
+        let fits = state.count + (left.count() as u8) < self.revocations;
+        if let Some(person) = (0..self.people).find(|person| !state.fence[*person]).filter(|_| fits) {
             let mut to = *state;
             to.fence[person] = true;
             out.push(step("fence (F1)", to));
@@ -229,7 +235,7 @@ impl Protocol {
                 if self.rules.waited[mask][wait.age as usize] {
                     out.push(certain("release, complete (F4-F7)", self.released(state, at, wait, mask)));
                 }
-                if state.count + count <= self.revocations {
+                if self.deaths && state.count + count <= self.revocations {
                     let mut to = *state;
                     to.waits[at] = None;
                     out.push(step("a coordinator dies", to));
