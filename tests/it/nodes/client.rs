@@ -52,7 +52,7 @@ impl Gone {
 }
 
 /// What clients have seen.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Seen {
     pub answers: AtomicU64,
     pub broken: AtomicU64,

@@ -90,7 +90,7 @@ async fn race(forgets: usize) {
     CANARIES.iter().for_each(|value| several.servers[0].canary(value));
     let traffic = Traffic::prepare(several.addresses(), forgets + 4, false).await;
     let running = Running::start(&traffic, 16, 16);
-    let done = traffic.forget_all(0..forgets, 4).await;
+    let done = traffic.forget_all(0..forgets, 20).await;
     for request in &done {
         let nodes = list(&request["destroyed"]["nodes"]);
         assert_eq!(nodes.len(), 3, "{request}");
