@@ -204,6 +204,7 @@ pub struct App {
     /// Becomes true when the server begins to stop: live streams end then.
     pub stopping: watch::Sender<bool>,
     access: Arc<AccessLog>,
+    leases: Arc<Leases>,
     view_tasks: ViewTasks,
     /// May be stopped anywhere.
     tasks: Vec<JoinHandle<()>>,
@@ -264,7 +265,7 @@ impl App {
         tasks.extend(others);
         tasks.extend(backups::start(&backups, requests.record_changes(), paths.appender.is_level()));
         tasks.push(tokio::spawn(flush_access(Arc::clone(&paths.access), clock.clone())));
-        let Paths { log, keys, registry, access, appender, reader, level, queue, .. } = paths;
+        let Paths { log, keys, leases, registry, access, appender, reader, level, queue, .. } = paths;
         let app = Self {
             config,
             clock,
@@ -289,6 +290,7 @@ impl App {
             writer: queue,
             stopping: watch::Sender::new(false),
             access,
+            leases,
             view_tasks: views.tasks,
             backups,
             tasks,
@@ -321,6 +323,8 @@ impl App {
         }
         self.log.close().await;
         self.keys.cache().clear();
+        // Answers that did not end in time end here: after the keystore is closed nobody waits for this process.
+        self.leases.close().await;
         self.keys.keystore().close().await;
         // Not left to the file's closing: a child process that is just being started holds a copy of it.
         if let Err(error) = self.lock.unlock() {

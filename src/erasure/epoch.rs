@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, Notify, watch};
 
-use super::release;
+use super::release::{self, Departing};
 use crate::append::{AppendError, Appender};
 use crate::clock::{Boottime, Clock};
 use crate::crash;
@@ -195,7 +195,8 @@ impl Epochs {
     async fn release(&self) -> Result<(), EpochError> {
         if let Some(nodes) = self.parts.keys.keystore().nodes() {
             let number = nodes.revoke_shard_keys(self.parts.clock.now()).await?;
-            release::everywhere(nodes, number, Boottime::now()).await?;
+            // Who does not answer is expelled; the next forget waits for it once more, and whoever carries that out remembers it.
+            release::everywhere(nodes, number, Boottime::now(), &mut Departing::default()).await?;
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ pub mod import;
 pub mod preview;
 pub mod record;
 pub mod recovery;
-mod release;
+pub mod release;
 pub mod requests;
 pub mod worker;
 

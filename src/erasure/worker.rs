@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 use super::preview::walk;
-use super::release;
+use super::release::{self, Departing};
 use super::requests::{ForgetError, Requests};
 use super::{DestroyedKeyRecord, Fact, Request, Status, Verification, next};
 use crate::clock::Boottime;
@@ -45,6 +45,8 @@ pub struct Worker {
     complete: u64,
     /// Whether the work was this process's, and when that was asked.
     leading: Option<(bool, Boottime)>,
+    /// Processes that did not answer here.
+    departing: Departing,
 }
 
 /// A request whose keys are being destroyed.
@@ -63,7 +65,7 @@ impl Worker {
         wake: Arc<Notify>,
         progress: watch::Sender<u64>,
     ) -> Self {
-        Self { requests, keyring, store, wake, progress, complete: 0, leading: None }
+        Self { requests, keyring, store, wake, progress, complete: 0, leading: None, departing: Departing::default() }
     }
 
     /// Works until the task is stopped, which may happen anywhere.
@@ -74,6 +76,9 @@ impl Worker {
         }
         let mut pause = PAUSES.0;
         loop {
+            if let Some(nodes) = self.requests.keys.keystore().nodes() {
+                self.departing.dismiss(nodes).await;
+            }
             if !self.leads().await {
                 self.something().await;
                 self.progress.send_modify(|tick| *tick += 1);
@@ -130,7 +135,7 @@ impl Worker {
     }
 
     /// Takes requests as far as they go; whether all of them are complete.
-    async fn advance(&self, mut open: Vec<Open>) -> bool {
+    async fn advance(&mut self, mut open: Vec<Open>) -> bool {
         if let Err(error) = self.destroy_together(&mut open).await {
             tracing::error!(error = %error, requests = open.len(), "keys cannot be destroyed; trying again");
             return false;
@@ -178,7 +183,7 @@ impl Worker {
     }
 
     /// F2 to F4 for all of them: destroy each, let go of caches and answers in flight, wash once, witness, say so.
-    async fn destroy_together(&self, open: &mut [Open]) -> Result<(), ForgetError> {
+    async fn destroy_together(&mut self, open: &mut [Open]) -> Result<(), ForgetError> {
         let mut destroyed = Vec::new();
         for item in open.iter().filter(|item| item.request.status != Status::Verifying) {
             destroyed.push(self.destroy(&item.request, item.row.number).await?);
@@ -192,7 +197,7 @@ impl Worker {
         let released = match self.requests.keys.keystore().nodes() {
             Some(nodes) => {
                 let last = destroyed.iter().map(|destruction| destruction.revocation).max().unwrap_or_default();
-                release::everywhere(nodes, last, Boottime::now()).await?
+                release::everywhere(nodes, last, Boottime::now(), &mut self.departing).await?
             }
             None => Vec::new(),
         };

@@ -40,14 +40,16 @@ pub struct Leases {
 #[derive(Default)]
 struct Book {
     next: u64,
+    /// Nobody is shown any more.
+    closed: bool,
     open: HashMap<u64, Entry>,
 }
 
 struct Entry {
     holds: Holds,
     revoked: bool,
-    /// Revocations that wait for this lease to end, with the person each is about.
-    waiting: Vec<(SubjectRef, Arc<Notify>)>,
+    /// Revocations that wait for this lease to end, with the person each is about; none is about everybody.
+    waiting: Vec<(Option<SubjectRef>, Arc<Notify>)>,
 }
 
 enum Holds {
@@ -98,16 +100,31 @@ impl Leases {
     /// Revokes every lease that holds the person, at the time of the call. The future resolves when all of them have
     /// ended, or when they have expired; leases taken later are not waited for.
     pub fn revoke(&self, subject: SubjectRef) -> impl Future<Output = ()> + Send + use<> {
+        self.revoke_held(Some(subject))
+    }
+
+    /// [`Leases::revoke`] of everybody: for a process that may have missed whose keys were destroyed.
+    pub fn revoke_everyone(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.revoke_held(None)
+    }
+
+    /// [`Leases::revoke_everyone`], and nobody is shown later either: this process is about to leave.
+    pub fn close(&self) -> impl Future<Output = ()> + Send + use<> {
+        lock(&self.book).closed = true;
+        self.revoke_everyone()
+    }
+
+    fn revoke_held(&self, whom: Option<SubjectRef>) -> impl Future<Output = ()> + Send + use<> {
         let mut ends = Vec::new();
         for entry in lock(&self.book).open.values_mut() {
             let held = match &entry.holds {
                 Holds::Everyone => true,
-                Holds::These(subjects) => subjects.contains(&subject),
+                Holds::These(subjects) => whom.is_none_or(|subject| subjects.contains(&subject)),
             };
             if held {
                 entry.revoked |= matches!(entry.holds, Holds::These(_));
                 let ended = Arc::new(Notify::new());
-                entry.waiting.push((subject, Arc::clone(&ended)));
+                entry.waiting.push((whom, Arc::clone(&ended)));
                 ends.push(ended);
             }
         }
@@ -130,9 +147,9 @@ impl Leases {
 
     fn enter(&self, holds: Holds, now: Boottime) -> Lease {
         let mut book = lock(&self.book);
-        let id = book.next;
+        let (id, revoked) = (book.next, book.closed);
         book.next += 1;
-        book.open.insert(id, Entry { holds, revoked: false, waiting: Vec::new() });
+        book.open.insert(id, Entry { holds, revoked, waiting: Vec::new() });
         Lease { held: Some(Held { book: Arc::clone(&self.book), id, deadline: now + self.length }) }
     }
 }
@@ -154,8 +171,12 @@ impl Lease {
         if let Holds::These(old) = &entry.holds {
             subjects.retain(|subject| old.contains(subject));
         }
+        let touches = |whom: &Option<SubjectRef>| match whom {
+            Some(subject) => subjects.contains(subject),
+            None => !subjects.is_empty(),
+        };
         let (stay, go): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut entry.waiting).into_iter().partition(|(subject, _)| subjects.contains(subject));
+            std::mem::take(&mut entry.waiting).into_iter().partition(|(whom, _)| touches(whom));
         entry.revoked |= !stay.is_empty();
         entry.waiting = stay;
         let nobody = subjects.is_empty();
@@ -256,6 +277,28 @@ mod tests {
         assert!((&mut revoked).now_or_never().is_none());
         drop(sees);
         revoked.await;
+    }
+
+    #[tokio::test]
+    async fn everybody_at_once() {
+        let leases = Leases::new(LONG);
+        let one = leases.open([ADA], now());
+        let (mut sees, mut sees_nobody) = (leases.begin(), leases.begin());
+        let mut revoked = Box::pin(leases.revoke_everyone());
+        sees.narrow([BEN]);
+        sees_nobody.narrow([]);
+        assert_eq!((one.check(), sees.check()), (Err(LeaseLost::Revoked), Err(LeaseLost::Revoked)));
+        assert_eq!(sees_nobody.check(), Ok(()));
+        assert!((&mut revoked).now_or_never().is_none());
+        let later = leases.open([ADA], now());
+        drop((one, sees));
+        revoked.await;
+        assert_eq!(later.check(), Ok(()));
+        drop(later);
+        leases.close().await;
+        let (never, mut nobody) = (leases.open([ADA], now()), leases.begin());
+        nobody.narrow([]);
+        assert_eq!((never.check(), nobody.check()), (Err(LeaseLost::Revoked), Ok(())));
     }
 
     #[tokio::test]

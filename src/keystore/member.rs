@@ -12,8 +12,8 @@ use futures_util::FutureExt;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use super::nodes::{Nodes, Renewal, Revocation, Revoked, tenure};
-use super::{CachedKeystore, Leases};
+use super::nodes::{Nodes, Place, Renewal, Revocation, Revoked, tenure};
+use super::{CachedKeystore, KeystoreError, Leases};
 use crate::clock::{Boottime, Clock};
 
 /// Renewals in the length of a lease.
@@ -22,6 +22,9 @@ const RENEWALS: u32 = 5;
 const SHORTEST: Duration = Duration::from_millis(200);
 /// How long a failed acknowledgement waits for the next attempt.
 const AGAIN: Duration = Duration::from_millis(100);
+
+/// No answer came before what is in memory expired.
+const SILENT: KeystoreError = KeystoreError::Unavailable { reason: "no answer in time" };
 
 /// Resolves when nobody here shows the person any more.
 type Released = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -50,39 +53,33 @@ impl Member {
     async fn run(mut self, nodes: &dyn Nodes) {
         let lease = self.leases.length();
         loop {
+            let Some(applied) = self.applied else {
+                self.find_place(nodes, lease).await;
+                continue;
+            };
             let asked = Boottime::now();
-            // Beyond the horizon nothing may stay in memory, whether or not an answer comes.
-            let patience = asked.until(self.keys.horizon().until()).max(SHORTEST);
-            let renewed = timeout(patience, self.renew(nodes, lease)).await.unwrap_or(false);
-            if renewed {
+            // Beyond the horizon nothing may stay in memory, whether or not an answer comes; once nothing is there, it may
+            // take its time.
+            let left = asked.until(self.keys.horizon().until());
+            let patience = if left.is_zero() { lease } else { left.max(SHORTEST) };
+            let answer = timeout(patience, nodes.renew(applied, self.clock.now())).await;
+            if self.renewed(nodes, answer.unwrap_or(Err(SILENT))) {
                 self.keys.horizon().set(tenure(asked, lease));
             } else if !self.keys.horizon().allows(Boottime::now()) {
                 self.keys.cache().clear();
             }
-            if self.applied.is_none() {
-                sleep(AGAIN).await;
-                continue;
-            }
-            tokio::select! {
-                () = nodes.told() => {}
-                () = sleep(lease / RENEWALS) => {}
+            if self.applied.is_some() {
+                tokio::select! {
+                    () = nodes.told() => {}
+                    () = sleep(lease / RENEWALS) => {}
+                }
             }
         }
     }
 
-    /// Registers, or asks what was revoked and applies it; whether that was done.
-    async fn renew(&mut self, nodes: &dyn Nodes, lease: Duration) -> bool {
-        let now = self.clock.now();
-        let Some(applied) = self.applied else {
-            self.keys.horizon().set(Boottime::ZERO);
-            self.keys.cache().clear();
-            match nodes.register(lease, self.name.clone(), now).await {
-                Ok(number) => self.applied = Some(number),
-                Err(error) => tracing::warn!(error = %error, "this process cannot be registered with the keystore"),
-            }
-            return self.applied.is_some();
-        };
-        match nodes.renew(applied, now).await {
+    /// Applies what was revoked; whether this process may go on.
+    fn renewed(&mut self, nodes: &dyn Nodes, answer: Result<Renewal, KeystoreError>) -> bool {
+        match answer {
             Ok(Renewal::Renewed(revocations)) => {
                 revocations.into_iter().for_each(|revocation| self.apply(nodes, revocation));
                 true
@@ -99,6 +96,34 @@ impl Member {
                 false
             }
         }
+    }
+
+    /// Finds out where this process stands; registers where it does not. In this order: only what is let go of after it was
+    /// found unregistered is let go of for good, for until it registers nothing is given to it.
+    async fn find_place(&mut self, nodes: &dyn Nodes, lease: Duration) {
+        match nodes.introduce(lease, self.name.clone(), self.clock.now()).await {
+            Ok(Place::Registered(acknowledged)) => self.applied = Some(acknowledged),
+            Ok(Place::Unregistered(found)) => {
+                self.let_go(nodes).await;
+                if let Err(error) = nodes.register(found, lease, self.clock.now()).await {
+                    tracing::warn!(error = %error, "this process cannot be registered with the keystore");
+                    sleep(AGAIN).await;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(error = %error, "the keystore does not say where this process stands");
+                sleep(AGAIN).await;
+            }
+        }
+    }
+
+    /// Lets go of everything: what was revoked since this process was last heard is not known here, and a registration says
+    /// that nothing of it is left, in memory or in an answer.
+    async fn let_go(&self, nodes: &dyn Nodes) {
+        self.keys.horizon().set(Boottime::ZERO);
+        self.keys.cache().clear();
+        nodes.drop_shard_keys();
+        self.leases.revoke_everyone().await;
     }
 
     fn apply(&mut self, nodes: &dyn Nodes, Revocation { number, what }: Revocation) {

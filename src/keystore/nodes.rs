@@ -52,6 +52,15 @@ pub enum Renewal {
     Unregistered,
 }
 
+/// Where a process stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Registered; it has let go of everything up to this revocation.
+    Registered(u64),
+    /// Expelled over this revocation, or not known at all: it is given no key until it registers anew.
+    Unregistered(Option<u64>),
+}
+
 /// A registered process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeRow {
@@ -67,6 +76,8 @@ pub struct NodeRow {
     pub seen: Millis,
     /// It has let go of everything up to this revocation.
     pub acknowledged: u64,
+    /// The revocation that it did not answer in time: no key is given to it and it may not go on, but it does not know yet.
+    pub expelled: Option<u64>,
 }
 
 /// Work that one process does for all.
@@ -99,9 +110,13 @@ pub trait Nodes: Send + Sync {
     /// This process.
     fn id(&self) -> NodeId;
 
-    /// Registers this process, which must hold nothing; the number of the last revocation. Its keys may be fetched after
-    /// this, not before.
-    fn register(&self, lease: Duration, name: String, at: Millis) -> BoxFuture<'_, Result<u64, KeystoreError>>;
+    /// Says how long this process uses what it is given, and what it is called; where it stands.
+    fn introduce(&self, lease: Duration, name: String, at: Millis) -> BoxFuture<'_, Result<Place, KeystoreError>>;
+
+    /// Registers this process, which holds nothing and shows nobody: nothing was given to it since it was found unregistered in
+    /// this way. Where it stands otherwise by now nothing changes, so that an order that arrives late says nothing untrue.
+    /// Keys may be fetched after this, not before.
+    fn register(&self, found: Option<u64>, lease: Duration, at: Millis) -> BoxFuture<'_, Result<(), KeystoreError>>;
 
     /// Asks whether this process may go on, and what was revoked after `applied`. One snapshot, of the primary.
     fn renew(&self, applied: u64, at: Millis) -> BoxFuture<'_, Result<Renewal, KeystoreError>>;
@@ -112,8 +127,12 @@ pub trait Nodes: Send + Sync {
     /// Registered processes that have not acknowledged a revocation.
     fn behind(&self, number: u64) -> BoxFuture<'_, Result<Vec<NodeRow>, KeystoreError>>;
 
-    /// Takes the registration of those among `nodes` that have still not acknowledged it: they must begin anew.
+    /// Expels those among `nodes` that have still not acknowledged it: they are given nothing more and must begin anew. They
+    /// stay in the list until they do, or until [`Nodes::dismiss`].
     fn expel(&self, nodes: Vec<NodeId>, number: u64) -> BoxFuture<'_, Result<(), KeystoreError>>;
+
+    /// Removes a process that was expelled over this revocation and has not come back: [`is_over`] must say so.
+    fn dismiss(&self, node: NodeId, number: u64) -> BoxFuture<'_, Result<(), KeystoreError>>;
 
     /// All registered processes.
     fn list(&self) -> BoxFuture<'_, Result<Vec<NodeRow>, KeystoreError>>;
@@ -143,6 +162,13 @@ pub fn drift(lease: Duration) -> Duration {
 /// whoever waits; `destroyed` must lie after the destruction was durable.
 pub fn has_expired(lease: Duration, destroyed: Boottime, now: Boottime) -> bool {
     now >= destroyed + lease + drift(lease)
+}
+
+/// Whether a process that was expelled at `expelled` shows nobody any more, by the clock of whoever expelled it; `expelled`
+/// must lie after the expulsion was durable. Its last renewal may be as young as that, an answer may have begun at the end
+/// of what was renewed, and every answer may last a lease: until then it must be waited for like any other.
+pub fn is_over(lease: Duration, expelled: Boottime, now: Boottime) -> bool {
+    has_expired(lease * 2, expelled, now)
 }
 
 /// Until when what a process holds may be used: from the moment before it asked, not from the answer.

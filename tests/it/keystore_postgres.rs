@@ -7,7 +7,7 @@ use oubliette::clock::{Clock, Millis};
 use oubliette::db::postgres::Target;
 use oubliette::event::{StoreId, SubjectRef};
 use oubliette::keystore::keyring::Keyring;
-use oubliette::keystore::nodes::{Duty, Renewal, Revocation, Revoked};
+use oubliette::keystore::nodes::{Duty, Place, Renewal, Revocation, Revoked};
 use oubliette::keystore::postgres::{PostgresKeystore, SCHEMA};
 use oubliette::keystore::{Fetched, Keystore, KeystoreOpenError, Scope};
 use oubliette::secret::Entropy;
@@ -144,7 +144,8 @@ async fn a_second_process_has_the_same_keys_and_is_told_of_destructions() {
     assert_eq!(granted(&two, want("ada", &["general"])).await, (ada, deks.clone()));
     let (nodes, others) = (one.nodes().unwrap(), two.nodes().unwrap());
     let lease = Duration::from_secs(5);
-    let applied = others.register(lease, "two".into(), Millis(1)).await.unwrap();
+    // Opening registers; whoever is one of several says for how long it uses what it is given.
+    let Place::Registered(applied) = others.introduce(lease, "two".into(), Millis(1)).await.unwrap() else { panic!() };
     assert_eq!(others.renew(applied, Millis(2)).await.unwrap(), Renewal::Renewed(vec![]));
     let done = one.destroy(order(ada, &[], 1)).await.unwrap();
     let revocation = Revocation { number: done.revocation, what: Revoked::Person(ada, Scope::Person) };
@@ -156,12 +157,20 @@ async fn a_second_process_has_the_same_keys_and_is_told_of_destructions() {
     assert_eq!(behind().await, [nodes.id()]);
     // Whoever loses its registration is given nothing until it registers again.
     nodes.expel(vec![nodes.id(), others.id()], done.revocation).await.unwrap();
-    assert_eq!((nodes.list().await.unwrap().len(), behind().await.len()), (1, 0));
+    let expelled = nodes.list().await.unwrap();
+    assert_eq!(expelled.iter().filter(|row| row.expelled == Some(done.revocation)).count(), 1, "{expelled:?}");
+    assert_eq!(behind().await, [nodes.id()], "it is waited for until nothing of it can be left");
     assert_eq!(nodes.renew(done.revocation, Millis(4)).await.unwrap(), Renewal::Unregistered);
     assert!(one.fetch(vec![deks[0].0.clone()]).await.is_err());
     assert!(one.ensure(vec![want("ben", &["general"])]).await.is_err());
     assert!(one.external_ids(vec![ada]).await.is_err());
-    assert_eq!(nodes.register(lease, "one".into(), Millis(5)).await.unwrap(), done.revocation);
+    let found = nodes.introduce(lease, "one".into(), Millis(5)).await.unwrap();
+    assert_eq!(found, Place::Unregistered(Some(done.revocation)));
+    nodes.register(None, lease, Millis(5)).await.unwrap();
+    assert_eq!(nodes.introduce(lease, "one".into(), Millis(5)).await.unwrap(), found, "it stood otherwise");
+    nodes.register(Some(done.revocation), lease, Millis(5)).await.unwrap();
+    let found = nodes.introduce(lease, "one".into(), Millis(5)).await.unwrap();
+    assert_eq!(found, Place::Registered(done.revocation));
     assert!(matches!(one.fetch(vec![deks[0].0.clone()]).await.unwrap()[0], Fetched::Destroyed { .. }));
     // A duty is one process's until it gives it up.
     assert!(nodes.lead(Duty::Erasure).await.unwrap() && !others.lead(Duty::Erasure).await.unwrap());

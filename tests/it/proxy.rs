@@ -1,6 +1,7 @@
-//! A man in the middle of a PostgreSQL connection, who can cut it at the commit.
+//! A man in the middle of a PostgreSQL connection, who can cut it at the commit, or altogether.
 //!
-//! Owns: a socket beside the server's. Bytes pass unchanged until one direction has a commit in it and a fault is armed.
+//! Owns: a socket beside the server's. Bytes pass unchanged until one direction has a commit in it and a fault is armed, or
+//! until the line is cut.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -8,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
 
 /// What happens to the next commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,10 +22,22 @@ pub enum Cut {
     Silence,
 }
 
+/// Whether anything passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Line {
+    /// Everything.
+    Whole,
+    /// Connections break, and new ones are not made.
+    Broken,
+    /// Nothing breaks, but nothing arrives: what is sent waits until the line is whole again.
+    Silent,
+}
+
 /// The proxy; its socket goes away with it.
 pub struct Proxy {
     dir: tempfile::TempDir,
     armed: Arc<Mutex<Option<Cut>>>,
+    line: watch::Sender<Line>,
 }
 
 impl Proxy {
@@ -33,12 +47,18 @@ impl Proxy {
         let listener = UnixListener::bind(dir.path().join(".s.PGSQL.5432")).unwrap();
         let armed = Arc::new(Mutex::new(None));
         let (server, faults) = (server.join(".s.PGSQL.5432"), Arc::clone(&armed));
+        let (line, state) = watch::channel(Line::Whole);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(pass(client, server.clone(), Arc::clone(&faults)));
+                tokio::spawn(pass(client, server.clone(), Arc::clone(&faults), state.clone()));
             }
         });
-        Self { dir, armed }
+        Self { dir, armed, line }
+    }
+
+    /// What passes from now on.
+    pub fn line(&self, line: Line) {
+        self.line.send_replace(line);
     }
 
     /// The same database, through here.
@@ -58,18 +78,33 @@ impl Proxy {
     }
 }
 
-async fn pass(client: UnixStream, server: PathBuf, armed: Arc<Mutex<Option<Cut>>>) {
+async fn pass(client: UnixStream, server: PathBuf, armed: Arc<Mutex<Option<Cut>>>, mut line: watch::Receiver<Line>) {
+    if *line.borrow() == Line::Broken {
+        return;
+    }
     let Ok(server) = UnixStream::connect(server).await else { return };
     let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
     let lose = Arc::new(Mutex::new(false));
     tokio::select! {
-        () = up(from_client, to_server, &armed, &lose) => {}
-        () = down(from_server, to_client, &lose) => {}
+        () = up(from_client, to_server, &armed, &lose, line.clone()) => {}
+        () = down(from_server, to_client, &lose, line.clone()) => {}
+        _ = line.wait_for(|line| *line == Line::Broken) => {}
     }
 }
 
+/// Waits while nothing passes.
+async fn whole(line: &mut watch::Receiver<Line>) {
+    let _ = line.wait_for(|line| *line != Line::Silent).await;
+}
+
 /// From the client to the server. Returning breaks the connection.
-async fn up(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, armed: &Mutex<Option<Cut>>, lose: &Mutex<bool>) {
+async fn up(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    armed: &Mutex<Option<Cut>>,
+    lose: &Mutex<bool>,
+    mut line: watch::Receiver<Line>,
+) {
     let mut buffer = vec![0; 1 << 16];
     loop {
         let Ok(count @ 1..) = from.read(&mut buffer).await else { return };
@@ -82,6 +117,7 @@ async fn up(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, armed: &Mutex<Optio
             Some(Cut::After) => *lose.lock().unwrap() = true,
             Some(Cut::Silence) => std::future::pending().await,
         }
+        whole(&mut line).await;
         if to.write_all(bytes).await.is_err() {
             return;
         }
@@ -89,10 +125,11 @@ async fn up(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, armed: &Mutex<Optio
 }
 
 /// From the server to the client: what comes after a lost commit breaks the connection instead.
-async fn down(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, lose: &Mutex<bool>) {
+async fn down(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, lose: &Mutex<bool>, mut line: watch::Receiver<Line>) {
     let mut buffer = vec![0; 1 << 16];
     loop {
         let Ok(count @ 1..) = from.read(&mut buffer).await else { return };
+        whole(&mut line).await;
         if *lose.lock().unwrap() || to.write_all(&buffer[..count]).await.is_err() {
             return;
         }

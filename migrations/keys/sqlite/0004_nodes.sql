@@ -18,7 +18,10 @@ create table nodes (
     -- When it last said something, by its own clock. Only shown; nothing rests on it.
     seen_ms       integer not null,
     -- It has let go of everything revoked up to here.
-    acknowledged  integer not null
+    acknowledged  integer not null,
+    -- The revocation that it did not answer in time: no key is given to it and it may not go on, but what it was given before
+    -- may still be in its memory and in its answers, so it stays here, and is waited for, until all of that has expired.
+    expelled      integer
 ) strict;
 
 -- Whose keys must be let go of. Numbers are dense and in the order of the destructions, which lock `meta`. Rows that every

@@ -127,7 +127,7 @@ impl PostgresKeystore {
         tokio::spawn(engine.run(inbox));
         let pool = Pool::new(Arc::clone(&connector), readers);
         // Nothing is in memory yet. Whoever is one of several says its lease, and asks for renewal, from now on.
-        nodes.register(LONGEST_LEASE, String::new(), Millis(0)).await.map_err(|_| UNREACHED)?;
+        nodes.register(None, LONGEST_LEASE, Millis(0)).await.map_err(|_| UNREACHED)?;
         Ok(Self { requests, pool, connector, shared, nodes, service: Arc::new(service) })
     }
 

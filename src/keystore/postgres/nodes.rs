@@ -17,7 +17,7 @@ use super::facts::{array, get};
 use crate::clock::Millis;
 use crate::db::postgres::{Connection, Connector, PgError};
 use crate::event::{Purpose, SubjectRef};
-use crate::keystore::nodes::{Duty, NodeId, NodeRow, Nodes, Renewal, Revocation, Revoked, TERM};
+use crate::keystore::nodes::{Duty, NodeId, NodeRow, Nodes, Place, Renewal, Revocation, Revoked, TERM};
 use crate::keystore::{KeystoreError, Scope};
 
 /// How often it is written when this process was last seen.
@@ -76,6 +76,7 @@ fn node_row(row: &Row) -> Result<NodeRow, PgError> {
         registered: Millis(get(row, 3)?),
         seen: Millis(get(row, 4)?),
         acknowledged: get::<i64>(row, 5)?.unsigned_abs(),
+        expelled: get::<Option<i64>>(row, 6)?.map(i64::unsigned_abs),
     })
 }
 
@@ -119,38 +120,60 @@ pub async fn revoke(connection: &Connection, what: &Revoked, at: Millis) -> Resu
 }
 
 /// Whether a process is registered, for the snapshot of whoever is about to give it keys.
-pub const REGISTERED: &str = "select 1 from nodes where node = $1";
+pub const REGISTERED: &str = "select 1 from nodes where node = $1 and expelled is null";
 /// It is not.
 pub const UNREGISTERED: KeystoreError = KeystoreError::Unavailable { reason: "this process is not registered" };
 
-const ALL: &str = "select node, name, lease_ms, registered_ms, seen_ms, acknowledged from nodes order by registered_ms";
+const ALL: &str =
+    "select node, name, lease_ms, registered_ms, seen_ms, acknowledged, expelled from nodes order by registered_ms";
 
 impl Nodes for PgNodes {
     fn id(&self) -> NodeId {
         self.node
     }
 
-    fn register(&self, lease: Duration, name: String, at: Millis) -> BoxFuture<'_, Result<u64, KeystoreError>> {
+    fn introduce(&self, lease: Duration, name: String, at: Millis) -> BoxFuture<'_, Result<Place, KeystoreError>> {
         Box::pin(async move {
-            let sql = "insert into nodes (node, name, lease_ms, registered_ms, seen_ms, acknowledged)
-                       select $1::bytea, $2::text, $3::bigint, $4::bigint, $4::bigint, revocation from meta where id = 1
-                       on conflict (node) do update set name = excluded.name, lease_ms = excluded.lease_ms,
-                         seen_ms = excluded.seen_ms, acknowledged = excluded.acknowledged
-                       returning acknowledged";
+            let sql = "update nodes set lease_ms = $2, name = $3, seen_ms = $4 where node = $1 returning acknowledged, expelled";
             let lease = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
             let asked = async {
-                let row = self.connected().await?.row(sql, &[&self.node.0.as_slice(), &name, &lease, &at.0]).await?;
-                get::<i64>(&row.ok_or(PgError::Type)?, 0)
+                let row = self.connected().await?.row(sql, &[&self.node.0.as_slice(), &lease, &name, &at.0]).await?;
+                let Some(row) = row else { return Ok(Place::Unregistered(None)) };
+                Ok(match get::<Option<i64>>(&row, 1)? {
+                    Some(over) => Place::Unregistered(Some(over.unsigned_abs())),
+                    None => Place::Registered(get::<i64>(&row, 0)?.unsigned_abs()),
+                })
             };
-            self.lost(asked.await).await.map(i64::unsigned_abs)
+            let asked = asked.await;
+            self.lost(asked).await
+        })
+    }
+
+    fn register(&self, found: Option<u64>, lease: Duration, at: Millis) -> BoxFuture<'_, Result<(), KeystoreError>> {
+        Box::pin(async move {
+            let sql = "insert into nodes (node, name, lease_ms, registered_ms, seen_ms, acknowledged)
+                       select $1::bytea, '', $2::bigint, $3::bigint, $3::bigint, revocation from meta where id = 1
+                       on conflict (node) do update set expelled = null, acknowledged = excluded.acknowledged
+                         where nodes.expelled = $4";
+            let lease = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
+            let found = found.map(|number| i64::try_from(number).unwrap_or(i64::MAX));
+            let asked = async {
+                let connection = self.connected().await?;
+                connection.execute(sql, &[&self.node.0.as_slice(), &lease, &at.0, &found]).await
+            };
+            let asked = asked.await;
+            self.lost(asked).await.map(drop)
         })
     }
 
     fn renew(&self, applied: u64, at: Millis) -> BoxFuture<'_, Result<Renewal, KeystoreError>> {
         Box::pin(async move {
-            // One statement is one snapshot; a row without a number says only that this process is registered, or not.
+            // One statement is one snapshot; a row without a number says only that this process is registered, or not. A
+            // keystore that has not come as far as this process is an older copy, and knows nobody.
             let sql = "select n.node is not null, r.number, r.subject, r.purposes from (select 1) one
-                       left join nodes n on n.node = $1 left join revocations r on r.number > $2 order by r.number";
+                       left join nodes n on n.node = $1 and n.expelled is null
+                         and $2 <= (select revocation from meta where id = 1)
+                       left join revocations r on r.number > $2 order by r.number";
             let node = self.node.0.as_slice();
             let after = i64::try_from(applied).unwrap_or(i64::MAX);
             let asked = async {
@@ -202,8 +225,19 @@ impl Nodes for PgNodes {
         Box::pin(async move {
             let list: Vec<&[u8]> = nodes.iter().map(|node| node.0.as_slice()).collect();
             let number = i64::try_from(number).unwrap_or(i64::MAX);
-            let sql = "delete from nodes where node = any($1) and acknowledged < $2";
+            let sql = "update nodes set expelled = $2 where node = any($1) and acknowledged < $2 and expelled is null";
             let asked = async { self.connected().await?.execute(sql, &[&list, &number]).await };
+            let asked = asked.await;
+            self.lost(asked).await.map(drop)
+        })
+    }
+
+    fn dismiss(&self, node: NodeId, number: u64) -> BoxFuture<'_, Result<(), KeystoreError>> {
+        Box::pin(async move {
+            let number = i64::try_from(number).unwrap_or(i64::MAX);
+            // Who came back and was expelled again was expelled over another one.
+            let sql = "delete from nodes where node = $1 and expelled = $2";
+            let asked = async { self.connected().await?.execute(sql, &[&node.0.as_slice(), &number]).await };
             let asked = asked.await;
             self.lost(asked).await.map(drop)
         })

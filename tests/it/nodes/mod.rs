@@ -1,14 +1,23 @@
 //! Several processes over one store: what one does the others know.
 
+mod client;
+mod faults;
+mod killed;
+mod model;
+mod races;
+mod traffic;
+
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use oubliette::clock::Clock;
+use oubliette::config::{Config, Dsn};
 use serde_json::{Value, json};
 
 use crate::api::{items, key, list};
 use crate::harness::Server;
-use crate::postgres::{cluster, place_dir};
+use crate::postgres::{Cluster, cluster, place_dir};
 
 /// Servers over one pair of databases and one keyring.
 pub struct Several {
@@ -27,15 +36,40 @@ impl Several {
         Some(several)
     }
 
+    /// None yet, over databases of this cluster.
+    pub fn over(cluster: &Cluster) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        for name in ["events.dsn", "keys.dsn"] {
+            std::fs::write(home.path().join(name), cluster.database()).unwrap();
+        }
+        Self { servers: Vec::new(), home }
+    }
+
     /// One more.
     pub async fn join(&mut self) {
-        let [events, keys] = place_dir(self.home.path()).map(|dsn| oubliette::config::Dsn::new(&dsn).unwrap());
+        self.join_with(|_| {}, Clock::System).await;
+    }
+
+    /// One more, with other settings and by another clock.
+    pub async fn join_with(&mut self, change: impl FnOnce(&mut Config), clock: Clock) {
+        let [events, keys] = place_dir(self.home.path()).map(|dsn| Dsn::new(&dsn).unwrap());
         let keyring: PathBuf = self.home.path().join("keyring");
-        let settings = |config: &mut oubliette::config::Config| {
+        let settings = |config: &mut Config| {
             config.dev = true;
             (config.events_dsn, config.keys_dsn, config.keyring_dir) = (events, keys, keyring);
+            change(config);
         };
-        self.servers.push(Server::on(tempfile::tempdir().unwrap(), settings, Clock::System).await);
+        self.servers.push(Server::on(tempfile::tempdir().unwrap(), settings, clock).await);
+    }
+
+    /// Where they listen.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.servers.iter().map(|server| server.address).collect()
+    }
+
+    /// Where their stores are: `events.dsn`, `keys.dsn`.
+    pub fn dsn(&self, name: &str) -> String {
+        std::fs::read_to_string(self.home.path().join(name)).unwrap()
     }
 
     /// In turn: every call may go to another one.
