@@ -116,6 +116,11 @@ pub async fn a_reauthorised_purpose_continues_with_the_next_generation(rig: &imp
     // Fencing twice without a new authorisation moves nothing.
     commit(&*log, effects(vec![fence(person(1), &["news"], "fr_8")])).await;
     commit(&*log, effects(vec![fence(person(1), &["news"], "fr_9")])).await;
+    assert_eq!(log.fences(vec![person(1)]).await.unwrap().0[&person(1)][0].generation, 3);
+    // A fence that is not open covers every generation: a keystore may know of a re-authorisation that this log does not.
+    assert!(covered(3).await && covered(4).await);
+    assert_eq!(refused(&*log, append(4)).await, erased(1));
+    commit(&*log, reauthorize(person(1), &["news"])).await;
     assert!(covered(3).await && !covered(4).await);
 }
 
