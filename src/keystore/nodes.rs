@@ -103,7 +103,7 @@ impl Duty {
 }
 
 /// How long a duty stays with a process that does not renew it. Another one that takes over too early does no harm.
-pub const TERM: Duration = Duration::from_secs(10);
+pub const TERM: Duration = Duration::from_secs(5);
 
 /// What an engine that several processes share offers beyond [`super::Keystore`].
 pub trait Nodes: Send + Sync {

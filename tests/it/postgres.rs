@@ -310,6 +310,14 @@ pub fn copy_of(dsn: &str) -> String {
     cluster.dsn(&name)
 }
 
+/// Gives one directory a copy of the database that the `part` of a store in another one lies in; `false` where it lies in files.
+pub fn copy_place(part: &str, from: &Path, to: &Path) -> bool {
+    let name = format!("{part}.dsn");
+    let Ok(dsn) = std::fs::read_to_string(from.join(&name)) else { return false };
+    std::fs::write(to.join(&name), copy_of(&dsn)).unwrap();
+    true
+}
+
 /// The directory with the files of a database, as they are on the disk.
 pub fn files(dsn: &str) -> PathBuf {
     execute(dsn, "checkpoint").unwrap();

@@ -19,6 +19,7 @@ use tempfile::TempDir;
 
 use crate::child::{Child, copy_dir, serve};
 use crate::harness::{Reply, scan, try_send};
+use crate::postgres::{copy_place, files, on_postgres, place_dir};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 const JOBS: u64 = 24;
@@ -50,6 +51,9 @@ fn template() -> &'static Path {
     static TEMPLATE: OnceLock<TempDir> = OnceLock::new();
     let dir = TEMPLATE.get_or_init(|| {
         let dir = tempfile::tempdir().expect("a temporary directory");
+        if on_postgres() {
+            place_dir(dir.path());
+        }
         let child = Child::dev(dir.path());
         let schema = json!({"type": "object", "additionalProperties": false, "required": ["job", "person", "at", "name"],
             "x-data-subjects": {"person": {"id": "/person"}},
@@ -145,6 +149,9 @@ impl Wishes {
 fn case(point: &str, passage: u64) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     copy_dir(template(), dir.path());
+    for part in ["events", "keys"] {
+        copy_place(part, template(), dir.path());
+    }
     let at = format!("{point}:{passage}");
     let mut wishes = Wishes::new(passage);
     match Child::start(serve(dir.path(), &["--dev"], &[("OUBLIETTE_CRASH_AT", &at)])) {
@@ -238,7 +245,11 @@ async fn due_events(address: SocketAddr) -> BTreeMap<String, u64> {
 }
 
 fn nothing_in_clear(dir: &Path) {
-    let found = scan(dir, &[VALUE.to_owned(), VALUE.to_uppercase()]);
+    let values = [VALUE.to_owned(), VALUE.to_uppercase()];
+    let mut found = scan(dir, &values);
+    for dsn in ["events.dsn", "keys.dsn"].iter().filter_map(|name| std::fs::read_to_string(dir.join(name)).ok()) {
+        found.extend(scan(&files(&dsn), &values));
+    }
     assert!(found.is_empty(), "clear values in files: {found:?}");
 }
 

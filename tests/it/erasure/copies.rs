@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::{as_key, contact, key, last, register};
 use crate::child::copy_dir;
 use crate::harness::{Server, scan};
-use crate::postgres::copy_of as copy_of_database;
+use crate::postgres::copy_place;
 
 const ADA: &str = "Ada Augusta King";
 const PERSON: &str = "ada-crm-4711";
@@ -23,25 +23,17 @@ fn copy_of(dir: &Path) -> TempDir {
     let copy = tempfile::tempdir().unwrap();
     copy_dir(&data(dir), &data(copy.path()));
     for part in ["events", "keys"] {
-        copy_database(part, dir, copy.path());
+        copy_place(part, dir, copy.path());
     }
     copy
 }
 
 /// Puts one domain of `from` in place of that of `to`.
 fn restore(part: &str, from: &Path, to: &Path) {
-    if !copy_database(part, from, to) {
+    if !copy_place(part, from, to) {
         std::fs::remove_dir_all(data(to).join(part)).unwrap();
         copy_dir(&data(from).join(part), &data(to).join(part));
     }
-}
-
-/// The same for a domain that lies on a server, whose connection string stands in the directory; `false` where it does not.
-fn copy_database(part: &str, from: &Path, to: &Path) -> bool {
-    let name = format!("{part}.dsn");
-    let Ok(dsn) = std::fs::read_to_string(from.join(&name)) else { return false };
-    std::fs::write(to.join(&name), copy_of_database(&dsn)).unwrap();
-    true
 }
 
 async fn start(dir: TempDir) -> Server {
