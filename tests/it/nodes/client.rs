@@ -84,13 +84,7 @@ pub enum Piece {
 
 impl Incoming {
     /// Asks; `None` when nobody listens. A small window keeps the server writing for long.
-    pub async fn ask(
-        address: SocketAddr,
-        path: &str,
-        headers: &str,
-        gone: &Gone,
-        window: Option<u32>,
-    ) -> Option<Self> {
+    pub async fn ask(address: SocketAddr, path: &str, headers: &str, gone: &Gone, window: Option<u32>) -> Option<Self> {
         let judged = gone.now();
         let socket = TcpSocket::new_v4().ok()?;
         if let Some(window) = window {

@@ -152,6 +152,8 @@ async fn dies_at(family: &mut Family, point: &str, people: &mut usize) {
     let doomed = family.start(&[("OUBLIETTE_CRASH_AT", point)]).address;
     let other = family.children[0].address;
     family.youngest_leads();
+    // Both have asked again who leads.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
     let (mut asked, first) = (Vec::new(), *people);
     *people += 3;
     for person in first..*people {

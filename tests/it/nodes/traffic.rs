@@ -225,7 +225,8 @@ impl Traffic {
 
     async fn request_of(&self, server: SocketAddr, person: usize) -> Option<String> {
         let list = get(server, "/v1/forget-requests?limit=1000").await.filter(|reply| reply.status == 200)?.json();
-        let of = |item: &&Value| item["data_subject"] == self.pseudonyms[person].as_str() && item["status"] != "previewed";
+        let of =
+            |item: &&Value| item["data_subject"] == self.pseudonyms[person].as_str() && item["status"] != "previewed";
         list["items"].as_array()?.iter().find(of)?["id"].as_str().map(str::to_owned)
     }
 

@@ -85,13 +85,8 @@ fn first(protocol: &Protocol) -> State {
 impl Search {
     fn run(protocol: &Protocol, ignoring: Option<Invariant>) -> Found {
         let begin = first(protocol);
-        let mut search = Self {
-            known: Known::default(),
-            order: vec![begin],
-            came: vec![(0, "")],
-            certain: Vec::new(),
-            steps: 0,
-        };
+        let mut search =
+            Self { known: Known::default(), order: vec![begin], came: vec![(0, "")], certain: Vec::new(), steps: 0 };
         search.known.insert(begin, 0);
         let (mut next, mut steps) = (0, Vec::new());
         while next < search.order.len() {
@@ -242,7 +237,8 @@ fn no_order_of_events_breaks_the_protocol_in_larger_worlds() {
     holds("one person, everything", &world(1, 1, 2, 4), 100_000);
     holds("two people, everything", &Protocol { appends: false, ..world(1, 2, 1, 3) }, 100_000);
     holds("two processes, everything", &Protocol { restore: false, ..world(2, 1, 1, 2) }, 100_000);
-    let four = Protocol { appends: false, crashes: false, deaths: false, restore: false, drift: false, ..world(2, 2, 1, 2) };
+    let four =
+        Protocol { appends: false, crashes: false, deaths: false, restore: false, drift: false, ..world(2, 2, 1, 2) };
     holds("two processes, two people", &four, 100_000);
 }
 

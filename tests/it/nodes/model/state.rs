@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use oubliette::clock::{Boottime, Millis};
-use oubliette::erasure::release::verdict;
 use oubliette::erasure::preview::Preview;
+use oubliette::erasure::release::verdict;
 use oubliette::erasure::{Fact, Status, Verification, next};
 use oubliette::event::SubjectRef;
 use oubliette::keystore::nodes::{NodeId, NodeRow, drift, is_over, tenure};

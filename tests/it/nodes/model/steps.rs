@@ -231,7 +231,8 @@ impl Protocol {
                     Row::None => false,
                     Row::In(acknowledged) | Row::Out(_, acknowledged) => acknowledged < wait.number,
                 };
-                let mask = (0..self.nodes).filter(|node| behind(&state.nodes[*node])).fold(0, |mask, node| mask | 1 << node);
+                let mask =
+                    (0..self.nodes).filter(|node| behind(&state.nodes[*node])).fold(0, |mask, node| mask | 1 << node);
                 if self.rules.waited[mask][wait.age as usize] {
                     out.push(certain("release, complete (F4-F7)", self.released(state, at, wait, mask)));
                 }
