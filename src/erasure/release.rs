@@ -33,21 +33,25 @@ pub async fn everywhere(
     destroyed: Boottime,
     departing: &mut Departing,
 ) -> Result<Vec<NodeRelease>, KeystoreError> {
-    let mut asked: BTreeSet<NodeId> = BTreeSet::new();
+    let (mut asked, mut silent) = (BTreeSet::new(), BTreeSet::new());
     loop {
         let now = Boottime::now();
         let behind = nodes.behind(revocation).await?;
         asked.extend(behind.iter().map(|row| row.node));
+        silent.extend(behind.iter().filter(|row| row.expelled.is_some()).map(|row| row.node));
         if let Some(expired) = verdict(&behind, destroyed, now) {
             if !expired.is_empty() {
                 tracing::warn!(nodes = expired.len(), "processes that do not answer are expelled");
                 nodes.expel(expired.clone(), revocation).await?;
                 departing.note(&behind, revocation, Boottime::now());
             }
-            let how = |node| if expired.contains(node) { Release::LeaseExpired } else { Release::Acknowledged };
             // Those that let go before they were first looked at are registered still.
-            asked.extend(nodes.list().await?.into_iter().map(|row| row.node));
-            return Ok(asked.iter().map(|node| NodeRelease { node: node.to_string(), how: how(node) }).collect());
+            let listed: BTreeSet<NodeId> = nodes.list().await?.into_iter().map(|row| row.node).collect();
+            // Who was expelled before and is not there any more was dismissed, not heard.
+            let unheard = |node| expired.contains(node) || silent.contains(node) && !listed.contains(node);
+            let how = |node| if unheard(node) { Release::LeaseExpired } else { Release::Acknowledged };
+            let all = asked.union(&listed);
+            return Ok(all.map(|node| NodeRelease { node: node.to_string(), how: how(node) }).collect());
         }
         tokio::time::sleep(BETWEEN).await;
     }

@@ -134,7 +134,10 @@ impl Nodes for PgNodes {
 
     fn introduce(&self, lease: Duration, name: String, at: Millis) -> BoxFuture<'_, Result<Place, KeystoreError>> {
         Box::pin(async move {
-            let sql = "update nodes set lease_ms = $2, name = $3, seen_ms = $4 where node = $1 returning acknowledged, expelled";
+            // Registered before it knew its clock: then it is now.
+            let sql = "update nodes set lease_ms = $2, name = $3, seen_ms = $4,
+                         registered_ms = case registered_ms when 0 then $4 else registered_ms end
+                       where node = $1 returning acknowledged, expelled";
             let lease = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
             let asked = async {
                 let row = self.connected().await?.row(sql, &[&self.node.0.as_slice(), &lease, &name, &at.0]).await?;
