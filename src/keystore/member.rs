@@ -81,7 +81,9 @@ impl Member {
     fn renewed(&mut self, nodes: &dyn Nodes, answer: Result<Renewal, KeystoreError>) -> bool {
         match answer {
             Ok(Renewal::Renewed(revocations)) => {
-                revocations.into_iter().for_each(|revocation| self.apply(nodes, revocation));
+                for revocation in revocations {
+                    self.apply(nodes, revocation);
+                }
                 true
             }
             Ok(Renewal::Unregistered) => {
