@@ -344,7 +344,9 @@ impl CachedKeystore {
         // Beyond the horizon other processes may have destroyed what is here: nothing is used, and nothing put in.
         let usable = self.horizon.allows(Boottime::now());
         if !usable {
-            answers.iter_mut().for_each(|answer| *answer = None);
+            for answer in &mut answers {
+                *answer = None;
+            }
         }
         let missing: Vec<Q> =
             questions.iter().zip(&answers).filter(|(_, answer)| answer.is_none()).map(|(q, _)| q.clone()).collect();

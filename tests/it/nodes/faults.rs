@@ -50,7 +50,9 @@ async fn on_a_line() -> Option<(Proxy, Several)> {
     let keys = Dsn::new(&proxy.through(&several.dsn("keys.dsn"))).unwrap();
     let through = |config: &mut Config| (config.lease, config.keys_dsn) = (SHORT, keys);
     several.join_with(through, Clock::System).await;
-    CANARIES.iter().for_each(|value| several.servers[0].canary(value));
+    for value in CANARIES {
+        several.servers[0].canary(value);
+    }
     Some((proxy, several))
 }
 
@@ -159,7 +161,9 @@ async fn database_killed(forgets: usize, kills: usize) {
     for _ in 0..2 {
         several.join_with(|config| config.lease = SHORT, Clock::System).await;
     }
-    CANARIES.iter().for_each(|value| several.servers[0].canary(value));
+    for value in CANARIES {
+        several.servers[0].canary(value);
+    }
     let traffic = Traffic::prepare(several.addresses(), forgets + 2, true).await;
     let running = Running::start(&traffic, 4, 2);
     let forgetting = tokio::spawn({
