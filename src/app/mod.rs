@@ -160,6 +160,8 @@ pub struct App {
     pub log: Arc<dyn EventLog>,
     /// The keys.
     pub keys: Arc<CachedKeystore>,
+    /// Answers in flight that hold clear values.
+    pub leases: Arc<Leases>,
     /// Schemas.
     pub registry: Arc<Registry>,
     /// Appends.
@@ -193,7 +195,6 @@ pub struct App {
     /// Becomes true when the server begins to stop: live streams end then.
     pub stopping: watch::Sender<bool>,
     access: Arc<AccessLog>,
-    leases: Arc<Leases>,
     view_tasks: ViewTasks,
     tasks: Vec<JoinHandle<()>>,
     /// Locked while the stores are open.

@@ -9,8 +9,9 @@ use hyper::body::Bytes;
 use oubliette::clock::Clock;
 use serde_json::Value;
 
-use super::Several;
+use super::faults::{how, long_stream};
 use super::traffic::{Positions, TYPE, Traffic};
+use super::{Several, until};
 use crate::api::list;
 use crate::harness::send;
 
@@ -94,7 +95,7 @@ async fn stored(server: SocketAddr, forgotten: usize) -> Positions {
 async fn race(forgets: usize) {
     let Some(mut several) = Several::start(3).await else { return };
     CANARIES.iter().for_each(|value| several.servers[0].canary(value));
-    let traffic = Traffic::prepare(several.addresses(), forgets + 4, false).await;
+    let traffic = Traffic::within(&several.servers, forgets + 4, false).await;
     let running = Running::start(&traffic, 16, 16);
     let done = traffic.forget_all(0..forgets, 20).await;
     for request in &done {
@@ -124,6 +125,32 @@ async fn nothing_is_shown_or_taken_anywhere_after_two_thousand_forgets() {
     race(2_000).await;
 }
 
+/// Whoever reads slowly is broken off before a forget returns, on whichever server: what it would have been sent stays where it
+/// is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_reads_slowly_is_broken_off_before_a_forget_returns() {
+    const PEOPLE: usize = 3;
+    let Some(mut several) = Several::start(2).await else { return };
+    CANARIES.iter().for_each(|value| several.servers[0].canary(value));
+    let traffic = Traffic::within(&several.servers, PEOPLE, false).await;
+    for person in 0..PEOPLE {
+        long_stream(&traffic, person, 10, 30_000).await;
+    }
+    let readers: Vec<_> = (0..4).map(|lane| tokio::spawn(Arc::clone(&traffic).reads_slowly(lane))).collect();
+    let mut held = 0;
+    for person in 0..PEOPLE {
+        until("somebody reads", async || (traffic.held(person) > 0).then_some(())).await;
+        held += traffic.held(person);
+        let request = traffic.forget(person, person).await;
+        assert_eq!(how(&request), ["acknowledged"; 2], "{request}");
+    }
+    traffic.stop();
+    for reader in readers {
+        reader.await.unwrap();
+    }
+    assert!(held >= PEOPLE, "{held}");
+}
+
 /// Wall clocks that jump are of no interest: nobody is waited for longer or shorter, and nobody is taken for gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wall_clocks_that_jump_change_nothing() {
@@ -131,7 +158,7 @@ async fn wall_clocks_that_jump_change_nothing() {
     let clock = Clock::manual(Clock::System.now());
     several.join_with(|_| {}, clock.clone()).await;
     CANARIES.iter().for_each(|value| several.servers[0].canary(value));
-    let traffic = Traffic::prepare(several.addresses(), 12, false).await;
+    let traffic = Traffic::within(&several.servers, 12, false).await;
     let running = Running::start(&traffic, 4, 2);
     let (hour, century) = (3_600_000, 100 * 365 * 86_400_000_i64);
     for (turn, jump) in [hour, -hour, century, -century, -hour, hour, century, -century].into_iter().enumerate() {
