@@ -147,18 +147,16 @@ impl Traffic {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Asks again and again for more than the system takes off a server's hands, and is slow to read it: such answers are in
-    /// memory for as long as they may.
-    pub async fn reads_slowly(self: Arc<Self>, lane: usize) {
-        let mut random = lane as u64 + 33;
+    /// Asks for more than the system takes off a server's hands, and reads the beginning only until nobody reads any more: such
+    /// answers are in memory for as long as they may.
+    pub async fn reads_the_beginning(self: Arc<Self>, server: usize, person: usize) {
+        let path = format!("/v1/streams/contact-{person}/events");
+        let accept = "accept: application/json\r\n";
+        let asked = Incoming::ask(self.server(server), &path, accept, &self.gone, Some(4096)).await;
+        let mut answer = asked.expect("it listens");
+        answer.piece(&self.gone, &self.seen, Duration::from_secs(20)).await;
         while self.running() {
-            let path = format!("/v1/streams/contact-{}/events", self.near(&mut random));
-            let accept = "accept: application/json\r\n";
-            let asked = Incoming::ask(self.server(lane), &path, accept, &self.gone, Some(4096)).await;
-            let Some(mut answer) = asked else { continue };
-            while answer.piece(&self.gone, &self.seen, Duration::from_secs(20)).await == Piece::More {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
