@@ -167,6 +167,8 @@ pub struct App {
     pub log: Arc<dyn EventLog>,
     /// The keys.
     pub keys: Arc<CachedKeystore>,
+    /// Answers in flight that hold clear values.
+    pub leases: Arc<Leases>,
     /// Schemas.
     pub registry: Arc<Registry>,
     /// Appends.
@@ -204,7 +206,6 @@ pub struct App {
     /// Becomes true when the server begins to stop: live streams end then.
     pub stopping: watch::Sender<bool>,
     access: Arc<AccessLog>,
-    leases: Arc<Leases>,
     view_tasks: ViewTasks,
     /// May be stopped anywhere.
     tasks: Vec<JoinHandle<()>>,

@@ -226,6 +226,13 @@ impl CachedKeystore {
         &self.horizon
     }
 
+    /// Whether there are keys of a person in memory that may be used. After a forget has returned there are none.
+    pub fn may_use(&self, subject: SubjectRef) -> bool {
+        let known = |person: &Person| !person.keys.is_empty();
+        self.horizon.allows(Boottime::now())
+            && lock(&self.cache.people[shard_of(subject)]).people.peek(&subject).is_some_and(known)
+    }
+
     /// The keystore itself, for what is never cached: destruction, wash, counts.
     pub fn keystore(&self) -> &Arc<dyn Keystore> {
         &self.inner

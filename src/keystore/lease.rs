@@ -47,6 +47,7 @@ struct Book {
 
 struct Entry {
     holds: Holds,
+    deadline: Boottime,
     revoked: bool,
     /// Revocations that wait for this lease to end, with the person each is about; none is about everybody.
     waiting: Vec<(Option<SubjectRef>, Arc<Notify>)>,
@@ -145,12 +146,20 @@ impl Leases {
         lock(&self.book).open.len()
     }
 
+    /// How many answers have the person's clear values and could be within their time. After a forget has returned there are none.
+    pub fn holding(&self, subject: SubjectRef) -> usize {
+        let now = Boottime::now();
+        let holds = |entry: &&Entry| matches!(&entry.holds, Holds::These(subjects) if subjects.contains(&subject));
+        lock(&self.book).open.values().filter(holds).filter(|entry| now < entry.deadline).count()
+    }
+
     fn enter(&self, holds: Holds, now: Boottime) -> Lease {
         let mut book = lock(&self.book);
         let (id, revoked) = (book.next, book.closed);
         book.next += 1;
-        book.open.insert(id, Entry { holds, revoked, waiting: Vec::new() });
-        Lease { held: Some(Held { book: Arc::clone(&self.book), id, deadline: now + self.length }) }
+        let deadline = now + self.length;
+        book.open.insert(id, Entry { holds, deadline, revoked, waiting: Vec::new() });
+        Lease { held: Some(Held { book: Arc::clone(&self.book), id, deadline }) }
     }
 }
 
@@ -316,7 +325,10 @@ mod tests {
         let stuck = leases.open([ADA], now());
         let unrevoked = leases.open([BEN], now());
         let started = now();
-        leases.revoke(ADA).await;
+        let revoked = leases.revoke(ADA);
+        assert_eq!((leases.holding(ADA), leases.holding(SubjectRef([3; 16]))), (1, 0));
+        revoked.await;
+        assert_eq!(leases.holding(ADA), 0);
         assert!(now().since(started) >= Duration::from_millis(30));
         assert_eq!(stuck.check(), Err(LeaseLost::Expired));
         assert_eq!(unrevoked.check(), Err(LeaseLost::Expired));

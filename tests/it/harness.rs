@@ -22,7 +22,7 @@ use oubliette::telemetry::Metrics;
 use oubliette::verify;
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -103,12 +103,31 @@ impl Server {
 
     /// A server in a process that brings something.
     pub async fn bringing(dir: TempDir, change: impl FnOnce(&mut Config), clock: Clock, extras: Extras<'_>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        Self::listening(listener, dir, change, clock, extras).await
+    }
+
+    /// A server off whose hands the system takes little: whoever reads slowly makes it wait.
+    pub async fn waiting_for_readers(dir: TempDir, change: impl FnOnce(&mut Config), clock: Clock) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        // Connections have what their listener has.
+        socket.set_send_buffer_size(16 << 10).expect("a small buffer");
+        socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
+        Self::listening(socket.listen(1024).expect("it listens"), dir, change, clock, Extras::default()).await
+    }
+
+    async fn listening(
+        listener: TcpListener,
+        dir: TempDir,
+        change: impl FnOnce(&mut Config),
+        clock: Clock,
+        extras: Extras<'_>,
+    ) -> Self {
         let mut config = config_in(dir.path());
         change(&mut config);
         let metrics = Metrics::new(http::route_templates(), Millis(0));
         let limits = config.limits.clone();
         let (app, first) = App::start_with(config, clock.clone(), metrics, extras).await.expect("the server starts");
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let (stop, stopped) = oneshot::channel::<()>();
         let router = http::router(Arc::clone(&app));

@@ -67,6 +67,8 @@ pub struct Incoming {
     about: String,
     /// Nothing of them can have been sent any more.
     judged: BTreeSet<usize>,
+    /// Whether the system keeps nothing back that it was given: where the window is small, an empty socket says nothing.
+    prompt: bool,
     pub bytes: Vec<u8>,
     looked: usize,
 }
@@ -94,12 +96,17 @@ impl Incoming {
         let request = format!("GET {path} HTTP/1.0\r\nhost: {address}\r\nauthorization: Bearer dev\r\n{headers}\r\n");
         stream.write_all(request.as_bytes()).await.ok()?;
         let about = format!("{address} {path}");
-        Some(Self { stream, about, judged, bytes: Vec::new(), looked: 0 })
+        Some(Self { stream, about, judged, prompt: window.is_none(), bytes: Vec::new(), looked: 0 })
+    }
+
+    /// The sender was stopped, and everything it had given to the system has come: nothing of these may come any more.
+    pub fn judge(&mut self, gone: &Gone) {
+        self.judged = gone.now();
     }
 
     /// Takes what is there, or waits for it.
     pub async fn piece(&mut self, gone: &Gone, seen: &Seen, patience: Duration) -> Piece {
-        let mut buffer = [0; 1 << 14];
+        let mut buffer = vec![0; 1 << 14];
         loop {
             let now = gone.now();
             match self.stream.try_read(&mut buffer) {
@@ -110,7 +117,9 @@ impl Incoming {
                     return Piece::More;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.judged = now;
+                    if self.prompt {
+                        self.judged = now;
+                    }
                     match tokio::time::timeout(patience, self.stream.readable()).await {
                         Ok(Ok(())) => {}
                         Ok(Err(_)) => return Piece::End,

@@ -70,7 +70,7 @@ async fn cut_off(line: Line) {
     let Some((proxy, mut several)) = on_a_line().await else { return };
     // Its connections may be found broken by whoever uses them first, which need not be the check at the end.
     several.servers[2].damaged = true;
-    let traffic = Traffic::prepare(several.addresses(), 4, true).await;
+    let traffic = Traffic::within(&several.servers, 4, true).await;
     let (cut, path) = (several.servers[2].address, "/v1/streams/contact-3/events");
     let reader = key(&several.servers[2], "reader", &json!({"roles": ["reader"], "categories": ["contact"]})).await;
     get(cut, path).await.unwrap().expect(200);
@@ -120,10 +120,10 @@ async fn who_hears_nothing_of_the_keystore_shows_nobody_and_holds_up_nobody_for_
 async fn who_was_expelled_over_one_person_is_waited_for_over_the_next() {
     let Some((proxy, mut several)) = on_a_line().await else { return };
     several.servers[2].damaged = true;
-    let traffic = Traffic::prepare(several.addresses(), 2, true).await;
-    long_stream(&traffic, 1, 16, 50_000).await;
+    let traffic = Traffic::within(&several.servers, 2, true).await;
+    long_stream(&traffic, 1, 10, 30_000).await;
     let cut = several.servers[2].address;
-    let path = "/v1/streams/contact-1/events?limit=16";
+    let path = "/v1/streams/contact-1/events?limit=20";
     // Its keys are in memory there. An answer that takes longer than a lease breaks.
     until("it is read", async || get(cut, path).await.filter(|reply| reply.status == 200)).await;
     proxy.line(Line::Broken);
@@ -164,7 +164,7 @@ async fn database_killed(forgets: usize, kills: usize) {
     for value in CANARIES {
         several.servers[0].canary(value);
     }
-    let traffic = Traffic::prepare(several.addresses(), forgets + 2, true).await;
+    let traffic = Traffic::within(&several.servers, forgets + 2, true).await;
     let running = Running::start(&traffic, 4, 2);
     let forgetting = tokio::spawn({
         let traffic = Arc::clone(&traffic);

@@ -7,7 +7,6 @@ mod model;
 mod races;
 mod traffic;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -59,12 +58,7 @@ impl Several {
             (config.events_dsn, config.keys_dsn, config.keyring_dir) = (events, keys, keyring);
             change(config);
         };
-        self.servers.push(Server::on(tempfile::tempdir().unwrap(), settings, clock).await);
-    }
-
-    /// Where they listen.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.servers.iter().map(|server| server.address).collect()
+        self.servers.push(Server::waiting_for_readers(tempfile::tempdir().unwrap(), settings, clock).await);
     }
 
     /// Where their stores are: `events.dsn`, `keys.dsn`.

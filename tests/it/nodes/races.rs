@@ -9,8 +9,9 @@ use hyper::body::Bytes;
 use oubliette::clock::Clock;
 use serde_json::Value;
 
-use super::Several;
+use super::faults::{SHORT, long_stream};
 use super::traffic::{Positions, TYPE, Traffic};
+use super::{Several, until};
 use crate::api::list;
 use crate::harness::send;
 
@@ -93,8 +94,10 @@ async fn stored(server: SocketAddr, forgotten: usize) -> Positions {
 
 async fn race(forgets: usize) {
     let Some(mut several) = Several::start(3).await else { return };
-    CANARIES.iter().for_each(|value| several.servers[0].canary(value));
-    let traffic = Traffic::prepare(several.addresses(), forgets + 4, false).await;
+    for value in CANARIES {
+        several.servers[0].canary(value);
+    }
+    let traffic = Traffic::within(&several.servers, forgets + 4, false).await;
     let running = Running::start(&traffic, 16, 16);
     let done = traffic.forget_all(0..forgets, 20).await;
     for request in &done {
@@ -124,14 +127,42 @@ async fn nothing_is_shown_or_taken_anywhere_after_two_thousand_forgets() {
     race(2_000).await;
 }
 
+/// Answers that nobody reads are waited for, on a server that the forget was not asked of; once it has returned they are
+/// over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_nobody_reads_are_over_when_a_forget_returns() {
+    const PEOPLE: usize = 2;
+    let Some(mut several) = Several::start(0).await else { return };
+    for _ in 0..2 {
+        several.join_with(|config| config.lease = 2 * SHORT, Clock::System).await;
+    }
+    for value in CANARIES {
+        several.servers[0].canary(value);
+    }
+    let traffic = Traffic::within(&several.servers, PEOPLE, false).await;
+    for person in 0..PEOPLE {
+        long_stream(&traffic, person, 10, 30_000).await;
+        let read = || tokio::spawn(Arc::clone(&traffic).reads_the_beginning(1, person));
+        let readers = [read(), read()];
+        until("they read", async || (traffic.held(person) == 2).then_some(())).await;
+        let request = traffic.forget(person, 0).await;
+        assert_eq!(list(&request["destroyed"]["nodes"]).len(), 2, "{request}");
+        for reader in readers {
+            reader.abort();
+        }
+    }
+}
+
 /// Wall clocks that jump are of no interest: nobody is waited for longer or shorter, and nobody is taken for gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wall_clocks_that_jump_change_nothing() {
     let Some(mut several) = Several::start(2).await else { return };
     let clock = Clock::manual(Clock::System.now());
     several.join_with(|_| {}, clock.clone()).await;
-    CANARIES.iter().for_each(|value| several.servers[0].canary(value));
-    let traffic = Traffic::prepare(several.addresses(), 12, false).await;
+    for value in CANARIES {
+        several.servers[0].canary(value);
+    }
+    let traffic = Traffic::within(&several.servers, 12, false).await;
     let running = Running::start(&traffic, 4, 2);
     let (hour, century) = (3_600_000, 100 * 365 * 86_400_000_i64);
     for (turn, jump) in [hour, -hour, century, -century, -hour, hour, century, -century].into_iter().enumerate() {

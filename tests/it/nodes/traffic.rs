@@ -9,10 +9,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use hyper::body::Bytes;
+use oubliette::app::App;
+use oubliette::event::SubjectRef;
 use serde_json::{Value, json};
 
 use super::client::{Gone, Incoming, Piece, Seen, external, name};
-use crate::harness::{Reply, try_send};
+use crate::harness::{Reply, Server, try_send};
 
 /// What the traffic is about.
 pub const TYPE: &str = "contact-created";
@@ -42,6 +44,8 @@ pub struct Traffic {
     pseudonyms: Vec<String>,
     /// Whether servers may be down, or without what they need.
     faults: bool,
+    /// The servers themselves, where they are in this process.
+    apps: Vec<Arc<App>>,
 }
 
 /// What subscribers have seen.
@@ -50,9 +54,19 @@ pub type Positions = Vec<u64>;
 impl Traffic {
     /// Among so many people, each of whom has an event.
     pub async fn prepare(servers: Vec<SocketAddr>, people: usize, faults: bool) -> Arc<Self> {
+        Self::prepare_with(servers, people, faults, Vec::new()).await
+    }
+
+    /// The same over servers in this process: into their memory is looked when a forget returns.
+    pub async fn within(servers: &[Server], people: usize, faults: bool) -> Arc<Self> {
+        let apps = servers.iter().map(|server| Arc::clone(&server.app)).collect();
+        Self::prepare_with(servers.iter().map(|server| server.address).collect(), people, faults, apps).await
+    }
+
+    async fn prepare_with(servers: Vec<SocketAddr>, people: usize, faults: bool, apps: Vec<Arc<App>>) -> Arc<Self> {
         let (seen, gone) = (Seen::default(), Gone::nobody(people));
         let (over, about, taken) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(people));
-        let mut traffic = Self { servers, people, gone, seen, taken, over, about, pseudonyms: vec![], faults };
+        let mut traffic = Self { servers, people, gone, seen, taken, over, about, pseudonyms: vec![], faults, apps };
         let schema = json!({"type": "object", "additionalProperties": false, "required": ["contact_id", "name"],
             "x-data-subjects": {"contact": {"id": "/contact_id"}},
             "properties": {"contact_id": {"type": "string"},
@@ -133,6 +147,19 @@ impl Traffic {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Asks for more than the system takes off a server's hands, and reads the beginning only until nobody reads any more: such
+    /// answers are in memory for as long as they may.
+    pub async fn reads_the_beginning(self: Arc<Self>, server: usize, person: usize) {
+        let path = format!("/v1/streams/contact-{person}/events");
+        let accept = "accept: application/json\r\n";
+        let asked = Incoming::ask(self.server(server), &path, accept, &self.gone, Some(4096)).await;
+        let mut answer = asked.expect("it listens");
+        answer.piece(&self.gone, &self.seen, Duration::from_secs(20)).await;
+        while self.running() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Writes about those who are being forgotten.
     pub async fn writes(self: Arc<Self>, lane: usize) {
         let (mut random, mut turn) = (lane as u64 + 77, lane);
@@ -208,6 +235,7 @@ impl Traffic {
                     let request = reply.json();
                     if request["status"] == "completed" {
                         assert_eq!(request["verification"]["opened"], 0, "{request}");
+                        self.nowhere_in_memory(person);
                         self.gone.add(person);
                         return request;
                     }
@@ -220,6 +248,21 @@ impl Traffic {
                 503 if self.faults => tokio::time::sleep(Duration::from_millis(100)).await,
                 other => panic!("{other}: {}", reply.text()),
             }
+        }
+    }
+
+    /// How many answers, on all servers in this process, could show a person.
+    pub fn held(&self, person: usize) -> usize {
+        let subject = SubjectRef::parse(&self.pseudonyms[person]).expect("a pseudonym");
+        self.apps.iter().map(|app| app.leases.holding(subject)).sum()
+    }
+
+    /// No server has keys it may use, or clear values it may show (invariant D).
+    fn nowhere_in_memory(&self, person: usize) {
+        let subject = SubjectRef::parse(&self.pseudonyms[person]).expect("a pseudonym");
+        for (number, app) in self.apps.iter().enumerate() {
+            assert_eq!(app.leases.holding(subject), 0, "answers of server {number} show the forgotten person {person}");
+            assert!(!app.keys.may_use(subject), "server {number} has keys of the forgotten person {person}");
         }
     }
 
