@@ -72,6 +72,11 @@ impl Several {
     }
 }
 
+/// Tells whoever runs a long test how much it looked at.
+pub fn say(line: &str) {
+    std::io::stderr().write_all(format!("{line}\n").as_bytes()).expect("standard error");
+}
+
 /// Asks until it is so, for at most ten seconds.
 pub async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let began = Instant::now();

@@ -109,10 +109,8 @@ async fn race(forgets: usize) {
     running.end(forgets, false).await;
     let seen = &traffic.seen;
     let counts = [&seen.answers, &seen.broken, &seen.values].map(|count| count.load(Ordering::SeqCst));
-    println!(
-        "{forgets} forgets among {} events, {counts:?} answers, broken, values",
-        traffic.taken.load(Ordering::SeqCst)
-    );
+    let taken = traffic.taken.load(Ordering::SeqCst);
+    super::say(&format!("{forgets} forgets among {taken} events, {counts:?} answers, broken, values"));
     assert!(counts[0] > 100 && counts[2] > 1_000, "there was something to see: {counts:?}");
 }
 

@@ -14,6 +14,8 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Instant;
 
+use super::say;
+
 use state::{At, LEASE, NO_ANSWER, PEOPLE, REVOCATIONS, Rules, State, TWO, started};
 use steps::{Broken, Invariant, Protocol, Step};
 
@@ -27,7 +29,9 @@ impl Hasher for Mix {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
     }
 
     fn write_u8(&mut self, number: u8) {
@@ -219,8 +223,8 @@ fn holds(name: &str, protocol: &Protocol, at_least: usize) {
     assert_eq!(found.broken, None, "{name}");
     let Found { states, steps, returned, .. } = found;
     assert!(states >= at_least && returned >= at_least / 20, "{name}: too little was looked at: {states}, {returned}");
-    // Shown with `--nocapture`.
-    println!("{name}: {states} states, {steps} steps, {returned} after a forget returned, {:?}", began.elapsed());
+    let took = began.elapsed();
+    say(&format!("{name}: {states} states, {steps} steps, {returned} after a forget returned, {took:?}"));
 }
 
 #[test]
@@ -279,7 +283,7 @@ fn every_way_to_break_the_protocol_is_noticed() {
         let found = Search::run(&protocol.break_it(broken), ignoring);
         let states = found.states;
         let (invariant, way) = found.broken.unwrap_or_else(|| panic!("{broken:?} goes unnoticed in {states} states"));
-        println!("{broken:?}: {invariant:?} after {states} states: {}", way.join(" > "));
+        say(&format!("{broken:?}: {invariant:?} after {states} states: {}", way.join(" > ")));
         invariant
     };
     for (broken, invariant) in NOTICED_BY_ONE {

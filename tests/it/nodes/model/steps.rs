@@ -139,7 +139,7 @@ impl Protocol {
                     return Some(Invariant::C);
                 }
                 let usable = node.cache[person] && self.rules.usable[node.horizon as usize];
-                if usable || self.sendable(&node.answers[person]) {
+                if usable || self.sendable(node.answers[person]) {
                     return Some(Invariant::D);
                 }
             }
@@ -147,7 +147,7 @@ impl Protocol {
         None
     }
 
-    fn sendable(&self, answer: &Answer) -> bool {
+    fn sendable(&self, answer: Answer) -> bool {
         let in_time = answer.left > 0 || self.is(Broken::NoResponseDeadline);
         match answer.at {
             At::Open => in_time && !answer.lost,
