@@ -9,7 +9,8 @@ use std::sync::Arc;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
-use super::requests::{ForgetError, Parts, Requests};
+use super::Status;
+use super::requests::{self, ForgetError, Parts, Requests};
 use super::worker::{Worker, fenced_generations, scope_of, witness};
 use crate::domain;
 use crate::event::StoreId;
@@ -63,8 +64,8 @@ pub async fn level(
                 return Ok(Standing::Behind { log: last.number, witnessed: remembered.max(row.number) });
             };
             last = next;
-            // Completed once, unknown to this keystore: it is older than the record.
-            lacking |= row.number > applied && row.completed.is_some();
+            // Destroyed once, unknown to this keystore: it is older than the record.
+            lacking |= row.number > applied && was_destroyed(log, &row).await?;
             newest = Some(row);
         }
     }
@@ -86,14 +87,29 @@ fn follows(last: &ErasureRecord, row: &ErasureRow, witnesses: &[ErasureRecord]) 
     (row.number == last.number + 1 && row.digest == digest && !other).then_some(next)
 }
 
-/// Repeats every completed destruction, from the first: a keystore that lacks one may lack an earlier one too, which was
-/// completed out of turn. What is done already changes nothing.
+/// Whether the log says that the keys are destroyed. Of an erasure whose stream cannot be read it says nothing.
+async fn was_destroyed(log: &dyn EventLog, row: &ErasureRow) -> Result<bool, ForgetError> {
+    if row.completed.is_some() {
+        return Ok(true);
+    }
+    match requests::load(log, &row.request).await {
+        Ok(found) => Ok(found.is_some_and(|(request, _)| request.status == Status::Verifying)),
+        Err(ForgetError::Corrupt) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Repeats every destruction that was made once, from the first: a keystore that lacks one may lack an earlier one too, which
+/// was made out of turn. What is done already changes nothing; what never was is the worker's.
 async fn replay(log: &dyn EventLog, keystore: &dyn Keystore) -> Result<u64, ForgetError> {
     let (mut last, mut replayed) = (0, 0);
     loop {
         let rows = log.erasures(last, PAGE).await?;
         let Some(newest) = rows.last().map(|row| row.number) else { break };
-        for row in rows.iter().filter(|row| row.completed.is_some()) {
+        for row in rows {
+            if !was_destroyed(log, &row).await? {
+                continue;
+            }
             let fenced = fenced_generations(log, keystore, row.subject, row.purposes.as_deref()).await?;
             let order = DestroyOrder {
                 subject: row.subject,

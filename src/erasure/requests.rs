@@ -166,7 +166,8 @@ impl Requests {
         Ok(request)
     }
 
-    /// Approves exactly the preview with this digest and fences. When this returns, nobody reads or appends the data.
+    /// Approves exactly the preview with this digest and fences. When this returns, nobody appends the data, and no answer that
+    /// begins shows it; what other processes had begun to answer before ends within their lease, for which the worker waits.
     ///
     /// # Errors
     /// [`ForgetError::StalePreview`] when the preview would be another one now.

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use crate::crash;
 use crate::event::StoreId;
 use crate::keystore::commitment;
+use crate::keystore::epoch::Epoch;
 use crate::secret::Secret32;
 
 use files::{
@@ -182,18 +183,15 @@ impl Keyring {
         self.roots.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
     }
 
-    /// Makes the root of the epoch after `after`, durably, and then lets it be used. Nothing is made when there is a later
-    /// one than `after` already: whoever repeats the call, or two nodes at once, get one root.
+    /// Makes a root after all there are, durably, and then lets it be used. One that was there before may have been used, by
+    /// a keystore that was lost or replaced since. Whoever calls this sees to it that nobody else does for the same epoch.
     ///
     /// # Errors
     /// [`KeyringError`]; what a crash leaves behind was never a root.
-    pub fn begin_epoch(&self, after: u32) -> Result<u32, KeyringError> {
+    pub fn begin_epoch(&self) -> Result<u32, KeyringError> {
         let _lock = self.exclusive()?;
         self.read_roots()?;
         let latest = self.epoch();
-        if latest > after {
-            return Ok(latest);
-        }
         let epoch = latest.checked_add(1).ok_or(KeyringError::InUse { epoch: latest })?;
         crash::point("epoch.before-root");
         let path = self.dir.join(root_file(epoch));
@@ -229,6 +227,20 @@ impl Keyring {
         sync_dir(&self.dir)?;
         crash::point("epoch.root-removed");
         Ok(())
+    }
+
+    /// Destroys again what an epoch destroyed: a copy of the directory from before may have been put in its place.
+    pub fn keep_destroyed<'e>(&self, epochs: impl IntoIterator<Item = &'e Epoch>) {
+        for Epoch { epoch, .. } in epochs.into_iter().filter(|epoch| epoch.destroyed.is_some()) {
+            if self.root(*epoch).is_some() {
+                match self.destroy_root(*epoch) {
+                    Ok(()) => {
+                        tracing::warn!(epoch, "a root key that was destroyed had come back; it is destroyed again");
+                    }
+                    Err(error) => tracing::error!(epoch, error = %error, "a root key that was destroyed has come back"),
+                }
+            }
+        }
     }
 
     /// Reads the directory again: another node may have begun an epoch, destroyed a root or witnessed an erasure.
@@ -432,13 +444,12 @@ mod tests {
     }
 
     #[test]
-    fn an_epoch_begins_once_however_often_it_is_asked_for() {
+    fn an_epoch_begins_with_a_root_that_nobody_had() {
         let (_temp, dir) = made();
         let (one, other) = (Keyring::open(&dir).unwrap(), Keyring::open(&dir).unwrap());
         std::fs::write(dir.join("root-00000002.new"), b"left by a crash").unwrap();
-        assert_eq!((one.begin_epoch(1).unwrap(), one.begin_epoch(1).unwrap()), (2, 2));
-        assert_eq!(other.epoch(), 1);
-        assert_eq!(other.begin_epoch(1).unwrap(), 2, "another node has begun it");
+        assert_eq!((one.begin_epoch().unwrap(), other.epoch()), (2, 1));
+        assert_eq!(other.begin_epoch().unwrap(), 3, "another process has used the second");
         assert_eq!(one.root(2).unwrap().expose(), other.root(2).unwrap().expose());
         assert_ne!(one.root(1).unwrap().expose(), one.root(2).unwrap().expose());
         assert!(!dir.join("root-00000002.new").exists());
@@ -450,8 +461,8 @@ mod tests {
         let (_temp, dir) = made();
         let (one, other) = (Keyring::open(&dir).unwrap(), Keyring::open(&dir).unwrap());
         assert_eq!(one.destroy_root(1), Err(KeyringError::InUse { epoch: 1 }));
-        one.begin_epoch(1).unwrap();
-        one.begin_epoch(2).unwrap();
+        one.begin_epoch().unwrap();
+        one.begin_epoch().unwrap();
         // Whoever looks at the file's bytes through a second name sees them go.
         let witness = dir.join("witness");
         std::fs::hard_link(dir.join("root-00000002.key"), &witness).unwrap();
@@ -465,13 +476,13 @@ mod tests {
         assert_eq!((other.epoch(), other.root(2).is_some()), (3, false));
         // Whoever has not looked for long finds even the root gone that was its latest.
         let late = Keyring::open(&dir).unwrap();
-        one.begin_epoch(3).unwrap();
+        one.begin_epoch().unwrap();
         one.destroy_root(3).unwrap();
         late.refresh().unwrap();
         assert_eq!(late.epochs(), [1, 4]);
         let reopened = Keyring::open(&dir).unwrap();
         assert_eq!((reopened.epoch(), reopened.epochs()), (4, vec![1, 4]));
-        assert_eq!(reopened.begin_epoch(4).unwrap(), 5);
+        assert_eq!(reopened.begin_epoch().unwrap(), 5);
     }
 
     #[test]
@@ -481,7 +492,7 @@ mod tests {
         std::fs::remove_file(dir.join("root-00000001.key")).unwrap();
         let missing = KeyringError::Missing { path: dir.join("root-00000001.key") };
         assert_eq!(keyring.refresh(), Err(missing.clone()));
-        assert_eq!(keyring.begin_epoch(1), Err(missing));
+        assert_eq!(keyring.begin_epoch(), Err(missing));
         assert!(keyring.root(1).is_some());
     }
 

@@ -45,11 +45,12 @@ pub async fn destroy(connection: &Connection, tools: &Tools, keks: &Keks, order:
     for purpose in &purposes {
         buried += bury(connection, order, purpose).await?;
     }
-    if buried > 0 {
-        // Copies of this database still hold the keys under the key of their shard: the next epoch gives it another.
-        let dirty = "update keks set dirty = 1 where shard = $1";
-        connection.execute(dirty, &[&i64::from(order.subject.0[0])]).await?;
-    }
+    // Copies of this database still hold the keys under the key of their shard: the next epoch gives it another. So do copies
+    // of one that this one replaced and that is younger, whoever is in it: therefore every order that comes for the first time.
+    let dirty = "update keks set dirty = 1 where shard = $1
+                   and ($2 or exists (select 1 from meta where applied_erasure < $3))";
+    let shard = i64::from(order.subject.0[0]);
+    connection.execute(dirty, &[&shard, &(buried > 0), &number(order.erasure)]).await?;
     if person {
         let sql = "insert into person_tombstones (subject, destroyed_ms, erasure, external_id_removed)
                    values ($1, $2, $3, $4) on conflict (subject) do nothing";

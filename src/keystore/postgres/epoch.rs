@@ -63,6 +63,7 @@ pub async fn status(connection: &Connection, keyring: &Keyring) -> Result<EpochS
             files_rewritten: count(10)? > 0,
         });
     }
+    keyring.keep_destroyed(&epochs);
     let newest = epochs.last().map_or(0, |epoch: &Epoch| epoch.epoch);
     let sql = "select (select count(*) from keks), (select count(*) from keks where root < $1),
                  (select count(*) from secrets where epoch < $1), (select count(*) from keks where dirty = 1),
@@ -80,18 +81,20 @@ pub async fn status(connection: &Connection, keyring: &Keyring) -> Result<EpochS
     })
 }
 
-/// The root first, durably: a root without a row is taken up by the next attempt, a row without a root never stands.
+/// The root first, durably: a root without a row gets one with the next attempt, a row without a root never stands.
 async fn begin(connection: &Connection, tools: &Tools, after: u32, at: Millis) -> Result<()> {
     connection.batch("begin").await?;
     connection.query(LOCK, &[]).await?;
     let (newest, _) = newest_epoch(connection).await?;
     if newest == after {
-        tools.keyring.begin_epoch(after).map_err(|error| keyring_error(&error))?;
-        // A database older than the keyring lacks rows of epochs between; their roots are to be destroyed all the same.
+        let fresh = tools.keyring.begin_epoch().map_err(|error| keyring_error(&error))?;
+        // A database older than the keyring lacks rows of epochs between; their roots are to be destroyed all the same. Copies
+        // of the database that was lost may lie under them, so they cover nobody who was not covered before.
         for root in tools.keyring.epochs().into_iter().filter(|root| *root > after) {
-            let sql =
-                "insert into epochs (epoch, began_ms, erasure) select $1, $2, applied_erasure from meta where id = 1";
-            connection.execute(sql, &[&i64::from(root), &at.0]).await?;
+            let sql = "insert into epochs (epoch, began_ms, erasure)
+                       select $1, $2, case when $3 then applied_erasure else (select erasure from epochs where epoch = $4) end
+                       from meta where id = 1";
+            connection.execute(sql, &[&i64::from(root), &at.0, &(root == fresh), &i64::from(after)]).await?;
         }
     }
     commit(connection).await

@@ -295,9 +295,9 @@ impl<'t> Granter<'t> {
     }
 
     fn make_kek(&mut self, shard: u8) -> Result<Arc<Kek>> {
-        // Another node may have begun an epoch: under an earlier root nothing is made any more.
-        let epoch = self.facts.epoch.max(self.tools.keyring.epoch());
-        let (kek, wrapped) = self.tools.rewrapper().make_kek(shard, epoch)?;
+        // That of the database, under its lock: under an earlier root nothing is made any more, and a later one has no epoch
+        // of its own yet.
+        let (kek, wrapped) = self.tools.rewrapper().make_kek(shard, self.facts.epoch)?;
         let kek = Arc::new(kek);
         self.facts.slots.kek += 1;
         self.made.keks.push((self.facts.slots.kek, shard, Arc::clone(&kek), wrapped));

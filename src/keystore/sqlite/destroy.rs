@@ -41,10 +41,15 @@ impl Engine {
         for purpose in &purposes {
             buried += self.bury(order, purpose)?;
         }
-        if buried > 0 {
-            // Copies of this file still hold the keys under the key of their shard: the next epoch gives it another.
-            self.conn.prepare_cached("update keks set dirty = 1 where shard = ?1")?.execute([order.subject.0[0]])?;
-        }
+        // Copies of this file still hold the keys under the key of their shard: the next epoch gives it another. So do copies
+        // of one that this one replaced and that is younger, whoever is in it: therefore every order that comes for the
+        // first time.
+        self.conn
+            .prepare_cached(
+                "update keks set dirty = 1 where shard = ?1
+                   and (?2 or exists (select 1 from meta where applied_erasure < ?3))",
+            )?
+            .execute(params![order.subject.0[0], buried > 0, number(order.erasure)])?;
         if person {
             self.conn
                 .prepare_cached(

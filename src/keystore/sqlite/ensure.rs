@@ -327,7 +327,8 @@ impl Engine {
     }
 
     fn make_kek(&self, shard: u8) -> Result<Kek> {
-        let epoch = self.keyring.epoch();
+        // Not under the keyring's latest root: without an epoch of its own it covers nobody, and nothing would be replaced.
+        let (epoch, _) = self.newest_epoch()?;
         let (kek, wrapped) = self.rewrapper().make_kek(shard, epoch)?;
         let slot = self.fill_slot("insert into kek_slots (wrapped) values (?1)", &wrapped)?;
         self.conn.execute(

@@ -72,6 +72,7 @@ impl Engine {
             })
         })?;
         let epochs = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+        self.keyring.keep_destroyed(&epochs);
         let newest = epochs.last().map_or(0, |epoch| epoch.epoch);
         let counts = self
             .conn
@@ -93,27 +94,30 @@ impl Engine {
     }
 
     /// The number of the newest epoch, and whether it is finished.
-    fn newest_epoch(&self) -> Result<(u32, bool)> {
+    pub(super) fn newest_epoch(&self) -> Result<(u32, bool)> {
         Ok(self
             .conn
             .prepare_cached("select epoch, finished_ms is not null from epochs order by epoch desc limit 1")?
             .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?)
     }
 
-    /// The root first, durably: a root without a row is taken up by the next attempt, a row without a root never stands.
+    /// The root first, durably: a root without a row gets one with the next attempt, a row without a root never stands.
     fn begin_epoch(&self, after: u32, at: Millis) -> Result<()> {
         let (newest, _) = self.newest_epoch()?;
         if newest != after {
             return Ok(());
         }
-        let epoch = self.keyring.begin_epoch(after).map_err(|error| keyring_error(&error))?;
-        // A file older than the keyring lacks rows of epochs between; their roots are to be destroyed all the same.
+        let epoch = self.keyring.begin_epoch().map_err(|error| keyring_error(&error))?;
+        // A file older than the keyring lacks rows of epochs between; their roots are to be destroyed all the same. Copies of
+        // the file that was lost may lie under them, so they cover nobody who was not covered before.
         for root in self.keyring.epochs().into_iter().filter(|root| *root > after) {
             self.conn
                 .prepare_cached(
-                    "insert into epochs (epoch, began_ms, erasure) select ?1, ?2, applied_erasure from meta where id = 1",
+                    "insert into epochs (epoch, began_ms, erasure)
+                     select ?1, ?2, iif(?3, applied_erasure, (select erasure from epochs where epoch = ?4))
+                     from meta where id = 1",
                 )?
-                .execute(params![root, at.0])?;
+                .execute(params![root, at.0, root == epoch, after])?;
         }
         self.tally(|counts| counts.epoch = epoch);
         Ok(())

@@ -193,3 +193,40 @@ fn every_point_has_a_case() {
     let here = include_str!("crashes.rs");
     assert!(BACKUP_POINTS.iter().all(|point| here.matches(&format!("\"{point}")).count() > 0));
 }
+
+/// Destroyed and said so, not yet completed; then older keys are put back. Nothing was sealed for the person, so no slot tells
+/// the verification that their id is known again.
+#[cfg_attr(not(debug_assertions), ignore = "release builds have no crash points")]
+#[test]
+fn keys_put_back_between_destruction_and_completion_are_destroyed_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let child = store(dir.path());
+    let event = json!({"type": "person-noted", "data": {"person_id": "eve"}});
+    post(child.address, "/v1/streams/person-1/events", &event);
+    assert!(child.stop().success());
+    let made = done(&command(dir.path(), None, &["backup", "keys"]));
+    let file = dir.path().join("data/backup-keys").join(made["file"].as_str().unwrap());
+    let crash = [("OUBLIETTE_CRASH_AT", "forget.after-destroyed-event")];
+    let mut child = Child::start(serve(dir.path(), &["--dev"], &crash)).expect("it starts");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let headers = [("authorization", "Bearer dev"), ("content-type", "application/json"), ("prefer", "wait=30")];
+    let body = json!({"data_subject": "eve"}).to_string();
+    let cut_off = crate::harness::try_send(child.address, "POST", "/v1/forget", &headers, body.into());
+    assert!(runtime.block_on(cut_off).is_err());
+    assert!(child.ended(std::time::Duration::from_secs(20)).is_some());
+    drop(child);
+    done(&command(dir.path(), None, &["restore", "keys", "--destroy-replaced", "--from", file.to_str().unwrap()]));
+    let child = Child::start(serve(dir.path(), &["--dev"], &[])).expect("it starts again");
+    let path = "/v1/forget-requests?status=completed";
+    for _ in 0..200 {
+        let asked = crate::harness::send(child.address, "GET", path, &headers, Default::default());
+        if !runtime.block_on(asked).json()["items"].as_array().unwrap().is_empty() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    assert!(child.stop().success());
+    let keys = rusqlite::Connection::open(dir.path().join("data/keys/keys.db")).unwrap();
+    let count = |sql: &str| keys.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!((count("select count(*) from subjects"), count("select count(*) from person_tombstones")), (2, 1));
+}

@@ -3,6 +3,7 @@
 mod commands;
 mod copies;
 mod crashes;
+mod epochs;
 mod matrix;
 mod record;
 

@@ -14,6 +14,7 @@ use oubliette::keystore::{
 };
 
 pub use crate::conformance::epochs::*;
+pub use crate::conformance::epochs_astray::*;
 pub use crate::conformance::keystore_faults::*;
 use crate::conformance::lasting;
 pub use crate::conformance::natural_keys::*;
@@ -161,6 +162,8 @@ suite!(
     others_go_on_while_an_epoch_is_at_work,
     no_copy_opens_what_was_forgotten,
     an_epoch_leaves_no_residue,
+    a_root_without_an_epoch_covers_nobody,
+    a_shard_is_dirty_even_if_the_forgotten_are_not_in_it,
 );
 
 pub async fn the_same_want_gets_the_same_key(rig: &impl Rig) {

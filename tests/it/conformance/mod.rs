@@ -1,6 +1,7 @@
 //! Trait suites: each behaviour written once, mounted on every engine.
 
 pub mod epochs;
+pub mod epochs_astray;
 pub mod eventlog;
 pub mod keystore;
 pub mod keystore_faults;

@@ -51,19 +51,21 @@ async fn rotate(address: SocketAddr) -> bool {
     match try_send(address, "POST", "/v1/keys/rotations", &headers, Bytes::new()).await {
         Ok(reply) => {
             let reply = reply.expect(202);
-            assert_eq!(reply.header("location"), Some("/v1/keys/rotations/2"));
+            assert!(reply.header("location").is_some_and(|place| place.starts_with("/v1/keys/rotations/")));
             true
         }
         Err(_) => false,
     }
 }
 
-/// Waits until the first root is gone and nothing is at work.
+/// Waits until every root but the newest is gone and nothing is at work.
 async fn finished(address: SocketAddr) -> Value {
     let deadline = Instant::now() + Duration::from_secs(40);
     loop {
         let keys = get(address, "/v1/keys").await.expect(200).json();
-        if keys["rotation"].is_null() && keys["epochs"][0]["state"] == "destroyed" {
+        let epochs = keys["epochs"].as_array().expect("a list");
+        let gone = epochs.iter().filter(|epoch| epoch["state"] == "destroyed").count();
+        if keys["rotation"].is_null() && gone > 0 && gone + 1 == epochs.len() {
             return keys;
         }
         assert!(Instant::now() < deadline, "the epoch does not finish: {keys}");
@@ -79,27 +81,32 @@ async fn check(address: SocketAddr, acknowledged: bool) {
         assert!(rotate(address).await);
     }
     let keys = finished(address).await;
-    assert_eq!((&keys["epochs"][1]["state"], &keys["backups"]["effective_erasure"]), (&json!("current"), &json!(1)));
+    // A root that died before it had an epoch is destroyed with those before it; another one takes its place.
+    let epochs = keys["epochs"].as_array().expect("a list");
+    let newest = epochs.last().expect("an epoch");
+    assert!(epochs.len() <= 3 && newest["state"] == "current" && keys["backups"]["effective_erasure"] == 1, "{keys}");
+    assert!(epochs[..epochs.len() - 1].iter().all(|epoch| epoch["state"] == "destroyed"), "{keys}");
     for person in 0..PEOPLE {
         let events = get(address, &format!("/v1/streams/contact-{person}/events")).await.expect(200).json();
         let name = if person == FORGOTTEN { "[erased]".to_owned() } else { ledger::name(person) };
         assert_eq!(events["items"][0]["data"]["name"], name);
     }
-    let said = said(address).await;
+    let said = said(address, epochs.len()).await;
     let types: Vec<&str> = said.iter().map(|event| event["type"].as_str().expect("a type")).collect();
-    assert_eq!(types, ["epoch-finished", "root-destroyed"]);
-    assert_eq!((&said[0]["data"]["epoch"], &said[0]["data"]["erasure"]), (&json!(2), &json!(1)));
-    assert_eq!((&said[1]["data"]["epoch"], &said[1]["data"]["effective_erasure"]), (&json!(1), &json!(1)));
+    assert_eq!(types, [&["epoch-finished"], &["root-destroyed"; 2][..epochs.len() - 1]].concat());
+    assert_eq!((&said[0]["data"]["epoch"], &said[0]["data"]["erasure"]), (&newest["epoch"], &json!(1)));
+    let last = &said[said.len() - 1]["data"];
+    assert_eq!((&last["epoch"], &last["effective_erasure"]), (&json!(epochs.len() - 1), &json!(1)));
 }
 
-/// The log's events of epochs, once both are there.
-async fn said(address: SocketAddr) -> Vec<Value> {
+/// The log's events of epochs, once all are there.
+async fn said(address: SocketAddr, count: usize) -> Vec<Value> {
     let deadline = Instant::now() + Duration::from_secs(40);
     loop {
         let reply = get(address, "/v1/streams/$epochs/events").await;
         let items = if reply.status.as_u16() == 200 { reply.json()["items"].clone() } else { json!([]) };
         let items = items.as_array().expect("a list").clone();
-        if items.len() >= 2 {
+        if items.len() >= count {
             return items;
         }
         assert!(Instant::now() < deadline, "the log does not say it: {items:?}");
