@@ -24,7 +24,7 @@ use crate::append::{Appender, Decided};
 use crate::audit::checkpoint::CheckpointKey;
 use crate::audit::{Decisions, FollowingLog, Record, RecordError, Recorder, ReplayError};
 use crate::auth::{self, ApiKeys, Grant, PurposeGrant, Role};
-use crate::clock::Clock;
+use crate::clock::{Boottime, Clock};
 use crate::config::Config;
 use crate::db::OpenError;
 use crate::db::statement::DbError;
@@ -323,9 +323,10 @@ impl App {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         self.log.close().await;
-        self.keys.cache().clear();
         // Answers that did not end in time end here: after the keystore is closed nobody waits for this process.
         self.leases.close().await;
+        self.keys.horizon().set(Boottime::ZERO);
+        self.keys.cache().clear();
         self.keys.keystore().close().await;
         // Not left to the file's closing: a child process that is just being started holds a copy of it.
         if let Err(error) = self.lock.unlock() {

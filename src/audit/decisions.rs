@@ -4,8 +4,8 @@
 //! decide too, for as long as this one runs. Must not know: HTTP, how a decision is made. A process that has not heard of a
 //! decision does not act against it: an append says in its transaction which decisions it rests on.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep};
 use super::{Record, ReplayError};
 use crate::append::Decided;
 use crate::auth::ApiKeys;
+use crate::clock::Boottime;
 use crate::event::{ExpectedRevision, Revision, StreamName};
 use crate::eventlog::{Condition, Direction, EventLog, Filter, ReadQuery};
 use crate::projection::definitions::Definitions;
@@ -22,6 +23,8 @@ use crate::schema::{Registry, RegistryRecord, Violation};
 
 /// Between two looks for decisions of other processes, when something was appended and when nothing was.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
+/// How long decisions are good for after they were last looked at, where other processes decide too.
+const OLDEST: Duration = Duration::from_secs(5);
 /// Between two looks on behalf of callers whose key is not known: they could ask very often.
 const STRANGERS: Duration = Duration::from_millis(200);
 
@@ -37,6 +40,8 @@ pub struct Decisions {
     in_force: [AtomicU64; 2],
     /// When a stranger last made us look.
     looked: Mutex<Option<Instant>>,
+    /// Everything decided before this moment is in force here.
+    current: std::sync::Mutex<Boottime>,
 }
 
 /// How far the folds have come.
@@ -61,7 +66,8 @@ impl Decisions {
         let (log, registry) = (Arc::clone(log), Arc::clone(registry));
         let (keys, projections) = (Arc::clone(keys), Arc::clone(projections));
         let (revisions, in_force, looked) = (Mutex::default(), Default::default(), Mutex::default());
-        let decisions = Self { log, registry, keys, projections, revisions, in_force, looked };
+        let current = std::sync::Mutex::new(Boottime::ZERO);
+        let decisions = Self { log, registry, keys, projections, revisions, in_force, looked, current };
         decisions.catch_up().await?;
         Ok(Arc::new(decisions))
     }
@@ -88,6 +94,16 @@ impl Decisions {
         self.advance(&mut revisions).await
     }
 
+    /// Whether what is in force here is as young as it must be to let anybody in: a key that was revoked elsewhere must not be
+    /// good for longer because the record of decisions cannot be read. Looks again first if it is not.
+    pub async fn are_current(&self) -> bool {
+        self.age() < OLDEST || self.catch_up().await.is_ok()
+    }
+
+    fn age(&self) -> Duration {
+        Boottime::now().since(*self.current.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Looks again because somebody came with a key that is not known here, unless that was done just now.
     pub async fn look_for_stranger(&self) {
         let mut looked = self.looked.lock().await;
@@ -112,13 +128,14 @@ impl Decisions {
 
     /// [`Decisions::catch_up`] under the lock.
     pub(super) async fn advance(&self, revisions: &mut Revisions) -> Result<(), ReplayError> {
-        let log = self.log.as_ref();
+        let (log, asked) = (self.log.as_ref(), Boottime::now());
         revisions.keys = replay_stream(log, keys_stream(), revisions.keys, |record| self.apply(&record)).await?;
         revisions.schemas =
             replay_stream(log, schemas_stream(), revisions.schemas, |record| self.apply(&record)).await?;
         revisions.projections =
             replay_stream(log, projections_stream(), revisions.projections, |record| self.apply(&record)).await?;
         self.say(revisions);
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = asked;
         Ok(())
     }
 

@@ -213,8 +213,15 @@ async fn destroy(connection: &Connection, domain: Domain, schema: &str) -> Resul
     if domain == Domain::Events {
         return connection.batch(&format!("drop schema {schema} cascade")).await;
     }
-    let zero = "update key_slots set wrapped = decode(repeat('00', 88), 'hex');
-                update id_slots set sealed = decode(repeat('00', octet_length(sealed)), 'hex')";
+    let zero = "do $$
+                  declare place record;
+                  begin
+                    for place in select * from (values ('key_slots', 'wrapped'), ('id_slots', 'sealed'), ('subject_slots', 'subject'),
+                        ('natural_slots', 'entry'), ('kek_slots', 'wrapped'), ('secrets', 'wrapped')) w(name, bytes)
+                        where to_regclass(name) is not null loop
+                      execute format('update %1$I set %2$I = decode(repeat(''00'', octet_length(%2$I)), ''hex'')', place.name, place.bytes);
+                    end loop;
+                  end $$";
     connection.batch(zero).await?;
     connection.batch("checkpoint").await.ok();
     connection.batch(&format!("drop schema {schema} cascade")).await?;

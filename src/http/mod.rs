@@ -231,8 +231,13 @@ async fn authenticate(app: &App, headers: &HeaderMap, id: &str) -> Result<Caller
     let (Some(value), None) = (values.next(), values.next()) else { return Err(refuse()) };
     let value = value.to_str().ok();
     let secret = value.and_then(|text| text.strip_prefix("Bearer ")).ok_or_else(refuse)?;
+    let shared = app.keys.keystore().nodes().is_some();
+    if shared && !app.recorder.decisions().are_current().await {
+        let title = "It cannot be told now whether the API key is still valid";
+        return Err(problem::unavailable("log-unavailable", title));
+    }
     let mut principal = app.api_keys.authenticate(secret.trim(), app.clock.now());
-    if principal.is_none() && app.keys.keystore().nodes().is_some() {
+    if principal.is_none() && shared {
         // Another process may have issued it just now.
         app.recorder.decisions().look_for_stranger().await;
         principal = app.api_keys.authenticate(secret.trim(), app.clock.now());

@@ -91,6 +91,7 @@ impl Member {
                 self.applied = None;
                 self.keys.horizon().set(Boottime::ZERO);
                 self.keys.cache().clear();
+                nodes.drop_shard_keys();
                 false
             }
             Err(error) => {

@@ -7,6 +7,7 @@ mod model;
 mod races;
 mod traffic;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
