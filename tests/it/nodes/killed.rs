@@ -81,7 +81,7 @@ async fn paused(rounds: usize) {
     if cluster().is_none() {
         return;
     }
-    let mut family = Family::new("PT3S");
+    let mut family = Family::new("PT4S");
     for _ in 0..2 {
         family.start(&[]);
     }
@@ -111,15 +111,16 @@ async fn pause(family: &Family, traffic: &Traffic, person: usize) -> bool {
     // More than the system takes off the process's hands.
     long_stream(traffic, person, 66, 60_000).await;
     let path = format!("/v1/streams/contact-{person}/events?limit=70");
+    let accept = "accept: application/json\r\n";
+    let ask = || Incoming::ask(traffic.server(0), &path, accept, &traffic.gone, Some(4096));
+    // One is written already and waits for its reader, some are being opened when the process stops.
     let mut answers = Vec::new();
-    for number in 0..4 {
-        // Some are written already and wait for their reader, some are being opened when the process stops.
-        if number == 2 {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
-        let accept = "accept: application/json\r\n";
-        answers.push(Incoming::ask(traffic.server(0), &path, accept, &traffic.gone, Some(4096)).await.unwrap());
+    while answers.is_empty() {
+        let mut answer = ask().await.expect("it listens");
+        let began = answer.piece(&traffic.gone, &traffic.seen, Duration::from_secs(10)).await;
+        answers.extend((began == Piece::More).then_some(answer));
     }
+    answers.extend([ask().await.expect("it listens"), ask().await.expect("it listens")]);
     tokio::time::sleep(Duration::from_millis(70 * (person as u64 % 4))).await;
     family.children[0].signal(Signal::STOP);
     // What the system has of it comes now.
