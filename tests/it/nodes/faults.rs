@@ -34,9 +34,10 @@ pub async fn long_stream(traffic: &Traffic, person: usize, events: usize, length
     let value = format!("{} {}", super::client::name(person), "x".repeat(length));
     let data = json!({"contact_id": super::client::external(person), "name": value});
     let event = json!({"type": TYPE, "data": data});
-    for _ in 0..events {
+    // As many at a time as a body may be long.
+    for batch in vec![event; events].chunks((800_000 / length).max(1)) {
         let path = format!("/v1/streams/contact-{person}/events");
-        post(traffic.server(0), &path, &event).await.unwrap().expect(201);
+        post(traffic.server(0), &path, &json!(batch)).await.unwrap().expect(201);
     }
 }
 
