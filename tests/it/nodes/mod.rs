@@ -180,13 +180,9 @@ async fn what_is_decided_on_one_holds_on_all() {
         server.send("GET", "/v1/streams/contact-0/events", &[("authorization", reader.as_str())], "").await.status
     };
     assert_eq!(asked(three).await, 200);
-<<<<<<< HEAD
-    let id = list(&one.get("/v1/api-keys").await.expect(200).json()["items"])[0]["id"].as_str().unwrap().to_owned();
-=======
     // The key `dev` is one of them.
     let all = list(&one.get("/v1/api-keys").await.expect(200).json()["items"]);
     let id = all.iter().find(|key| key["name"] == "reader").unwrap()["id"].as_str().unwrap().to_owned();
->>>>>>> bfcb3d3 (The key that is revoked is the reader's, not whichever comes first)
     one.send("DELETE", &format!("/v1/api-keys/{id}"), &[], "").await.expect(204);
     assert_eq!(asked(one).await, 401);
     until("the key is refused everywhere", async || {
