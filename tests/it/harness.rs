@@ -289,16 +289,24 @@ pub async fn open(
     headers: &[(&str, &str)],
     body: Bytes,
 ) -> Result<hyper::Response<Incoming>, Box<dyn std::error::Error + Send + Sync>> {
-    let stream = TcpStream::connect(address).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
-    let mut request = Request::builder().method(Method::from_bytes(method.as_bytes())?).uri(path);
-    request = request.header("host", address.to_string());
-    for (name, value) in headers {
-        request = request.header(*name, *value);
+    let mut tries = 3;
+    loop {
+        tries -= 1;
+        let stream = TcpStream::connect(address).await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        let mut request = Request::builder().method(Method::from_bytes(method.as_bytes())?).uri(path);
+        request = request.header("host", address.to_string());
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(body.clone()))?;
+        match tokio::time::timeout(Duration::from_mins(2), sender.send_request(request)).await? {
+            // On a busy machine a connection may be given up by the server before anything was sent on it.
+            Err(error) if error.is_canceled() && tries > 0 => {}
+            answer => return Ok(answer?),
+        }
     }
-    let request = request.body(Full::new(body))?;
-    Ok(tokio::time::timeout(Duration::from_mins(2), sender.send_request(request)).await??)
 }
 
 /// Every file under a directory in which a value stands in clear, in any of the usual encodings.
