@@ -5,7 +5,7 @@
 //! damaged one is never replaced by something that looks whole.
 
 use crate::event::{StoreId, SubjectRef};
-use crate::keystore::keyring::{Keyring, root_id};
+use crate::keystore::keyring::{Keyring, KeyringError, root_id};
 use crate::keystore::records::{Kek, NOBODY, kek_context};
 use crate::keystore::wrap::{WRAPPED_LEN, WrapContext, unwrap, wrap};
 use crate::keystore::{Dek, KeystoreError, Kid};
@@ -14,7 +14,8 @@ use std::sync::Arc;
 
 type Result<T> = std::result::Result<T, KeystoreError>;
 
-const NO_ENTROPY: KeystoreError = KeystoreError::Unavailable { reason: "no random bytes" };
+/// The system gives no random bytes.
+pub const NO_ENTROPY: KeystoreError = KeystoreError::Unavailable { reason: "no random bytes" };
 const NO_ROOT: KeystoreError = KeystoreError::Unavailable { reason: "a root key is missing in the keyring" };
 
 /// A shard key as stored.
@@ -115,4 +116,18 @@ impl Rewrapper<'_> {
     fn draw<const N: usize>(&self) -> Result<[u8; N]> {
         self.entropy.draw().map_err(|_| NO_ENTROPY)
     }
+}
+
+/// The pseudonyms of a shard: the first byte says it.
+pub fn shard_range(shard: u8) -> ([u8; 16], [u8; 16]) {
+    let (mut first, mut last) = ([0; 16], [0xFF; 16]);
+    first[0] = shard;
+    last[0] = shard;
+    (first, last)
+}
+
+/// A keyring that cannot be changed is an outage; the log says why.
+pub fn keyring_error(error: &KeyringError) -> KeystoreError {
+    tracing::error!(error = %error, "the keyring cannot be changed");
+    KeystoreError::Unavailable { reason: "the keyring cannot be changed" }
 }

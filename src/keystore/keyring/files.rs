@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::{ErasureRecord, KeyringError};
 use crate::crash;
+use crate::durable;
 use crate::event::StoreId;
 use crate::secret::Secret32;
 
@@ -135,10 +136,7 @@ pub(super) fn sync_dir(dir: &Path) -> Result<(), KeyringError> {
 }
 
 pub(super) fn sync_parent(dir: &Path) -> Result<(), KeyringError> {
-    match dir.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => sync_dir(parent),
-        _ => sync_dir(Path::new(".")),
-    }
+    durable::sync_parent(dir).map_err(|error| io(dir, &error))
 }
 
 pub(super) fn io(path: &Path, error: &std::io::Error) -> KeyringError {

@@ -16,9 +16,9 @@ use crate::crash;
 use crate::db::postgres::{Connection, PgError};
 use crate::event::SubjectRef;
 use crate::keystore::epoch::{Epoch, EpochStatus, EpochStep, due};
-use crate::keystore::keyring::{Keyring, KeyringError};
+use crate::keystore::keyring::Keyring;
 use crate::keystore::records::Kek;
-use crate::keystore::rewrap::StoredKek;
+use crate::keystore::rewrap::{StoredKek, keyring_error, shard_range};
 use crate::keystore::{KeystoreError, Kid};
 
 type Result<T> = std::result::Result<T, KeystoreError>;
@@ -283,17 +283,4 @@ async fn commit(connection: &Connection) -> Result<()> {
     connection.batch("commit").await?;
     crash::point("epoch.after-commit");
     Ok(())
-}
-
-/// The pseudonyms of a shard: the first byte says it.
-fn shard_range(shard: u8) -> ([u8; 16], [u8; 16]) {
-    let (mut first, mut last) = ([0; 16], [0xFF; 16]);
-    first[0] = shard;
-    last[0] = shard;
-    (first, last)
-}
-
-fn keyring_error(error: &KeyringError) -> KeystoreError {
-    tracing::error!(error = %error, "the keyring cannot be changed");
-    KeystoreError::Unavailable { reason: "the keyring cannot be changed" }
 }

@@ -11,7 +11,7 @@ use crate::event::{ExternalId, Purpose, StoreId, SubjectKey, SubjectRef};
 use crate::keystore::keyring::Keyring;
 use crate::keystore::nodes::NodeId;
 use crate::keystore::records::{Kek, Tag, external_tag, id_context, natural_tag, seal_id};
-use crate::keystore::rewrap::{Rewrapper, StoredKek};
+use crate::keystore::rewrap::{NO_ENTROPY, Rewrapper, StoredKek};
 use crate::keystore::wrap::{unwrap, wrap};
 use crate::keystore::{Dek, DekId, Granted, KeystoreError, Want};
 use crate::secret::Entropy;
@@ -320,4 +320,3 @@ impl<'t> Granter<'t> {
 
 /// The whole person is forgotten.
 const FORGOTTEN: Granted = Granted::Erased { subject: None, purposes: Vec::new() };
-const NO_ENTROPY: KeystoreError = KeystoreError::Unavailable { reason: "no random bytes" };

@@ -15,6 +15,7 @@ use tokio_postgres::Row;
 use super::Shared;
 use super::facts::{array, get};
 use crate::clock::Millis;
+use crate::db::postgres::connection::Parameters;
 use crate::db::postgres::{Connection, Connector, PgError};
 use crate::event::{Purpose, SubjectRef};
 use crate::keystore::nodes::{Duty, NodeId, NodeRow, Nodes, Place, Renewal, Revocation, Revoked, TERM};
@@ -54,18 +55,24 @@ impl PgNodes {
         Ok(connection)
     }
 
-    /// A connection on which no answer came is not used again: what was asked may still be under way.
-    async fn lost<T>(&self, result: Result<T, PgError>) -> Result<T, KeystoreError> {
-        if result.is_err() {
+    /// Asks one statement. A connection on which no answer came is not used again: what was asked may still be under way.
+    async fn ask(&self, sql: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, KeystoreError> {
+        let asked = async { self.connected().await?.query(sql, parameters).await };
+        let answer = asked.await;
+        if answer.is_err() {
             *self.connection.lock().await = None;
         }
-        Ok(result?)
+        Ok(answer?)
     }
+}
 
-    async fn rows(&self, sql: &str) -> Result<Vec<NodeRow>, PgError> {
-        let found = self.connected().await?.query(sql, &[]).await?;
-        found.iter().map(node_row).collect()
-    }
+/// A number as the database has it.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn millis(length: Duration) -> i64 {
+    i64::try_from(length.as_millis()).unwrap_or(i64::MAX)
 }
 
 fn node_row(row: &Row) -> Result<NodeRow, PgError> {
@@ -138,17 +145,12 @@ impl Nodes for PgNodes {
             let sql = "update nodes set lease_ms = $2, name = $3, seen_ms = $4,
                          registered_ms = case registered_ms when 0 then $4 else registered_ms end
                        where node = $1 returning acknowledged, expelled";
-            let lease = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
-            let asked = async {
-                let row = self.connected().await?.row(sql, &[&self.node.0.as_slice(), &lease, &name, &at.0]).await?;
-                let Some(row) = row else { return Ok(Place::Unregistered(None)) };
-                Ok(match get::<Option<i64>>(&row, 1)? {
-                    Some(over) => Place::Unregistered(Some(over.unsigned_abs())),
-                    None => Place::Registered(get::<i64>(&row, 0)?.unsigned_abs()),
-                })
-            };
-            let asked = asked.await;
-            self.lost(asked).await
+            let found = self.ask(sql, &[&self.node.0.as_slice(), &millis(lease), &name, &at.0]).await?;
+            let Some(row) = found.first() else { return Ok(Place::Unregistered(None)) };
+            Ok(match get::<Option<i64>>(row, 1)? {
+                Some(over) => Place::Unregistered(Some(over.unsigned_abs())),
+                None => Place::Registered(get::<i64>(row, 0)?.unsigned_abs()),
+            })
         })
     }
 
@@ -158,14 +160,8 @@ impl Nodes for PgNodes {
                        select $1::bytea, '', $2::bigint, $3::bigint, $3::bigint, revocation from meta where id = 1
                        on conflict (node) do update set expelled = null, acknowledged = excluded.acknowledged
                          where nodes.expelled = $4";
-            let lease = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
-            let found = found.map(|number| i64::try_from(number).unwrap_or(i64::MAX));
-            let asked = async {
-                let connection = self.connected().await?;
-                connection.execute(sql, &[&self.node.0.as_slice(), &lease, &at.0, &found]).await
-            };
-            let asked = asked.await;
-            self.lost(asked).await.map(drop)
+            let parameters: Parameters<'_> = &[&self.node.0.as_slice(), &millis(lease), &at.0, &found.map(signed)];
+            self.ask(sql, parameters).await.map(drop)
         })
     }
 
@@ -178,18 +174,11 @@ impl Nodes for PgNodes {
                          and $2 <= (select revocation from meta where id = 1)
                        left join revocations r on r.number > $2 order by r.number";
             let node = self.node.0.as_slice();
-            let after = i64::try_from(applied).unwrap_or(i64::MAX);
-            let asked = async {
-                let connection = self.connected().await?;
-                let found = connection.query(sql, &[&node, &after]).await?;
-                if at.0 - self.seen.load(Ordering::SeqCst) >= SEEN_EVERY {
-                    connection.execute("update nodes set seen_ms = $2 where node = $1", &[&node, &at.0]).await?;
-                    self.seen.store(at.0, Ordering::SeqCst);
-                }
-                Ok(found)
-            };
-            let asked = asked.await;
-            let found = self.lost(asked).await?;
+            let found = self.ask(sql, &[&node, &signed(applied)]).await?;
+            if at.0 - self.seen.load(Ordering::SeqCst) >= SEEN_EVERY {
+                self.ask("update nodes set seen_ms = $2 where node = $1", &[&node, &at.0]).await?;
+                self.seen.store(at.0, Ordering::SeqCst);
+            }
             let mut revocations = Vec::new();
             for row in &found {
                 if !get::<bool>(row, 0)? {
@@ -206,14 +195,8 @@ impl Nodes for PgNodes {
     fn acknowledge(&self, number: u64) -> BoxFuture<'_, Result<(), KeystoreError>> {
         Box::pin(async move {
             let sql = "update nodes set acknowledged = greatest(acknowledged, $2) where node = $1";
-            let number = i64::try_from(number).unwrap_or(i64::MAX);
-            let asked = async {
-                let connection = self.connected().await?;
-                connection.execute(sql, &[&self.node.0.as_slice(), &number]).await?;
-                connection.query("select pg_notify('oubliette_keys', '')", &[]).await
-            };
-            let asked = asked.await;
-            self.lost(asked).await.map(drop)
+            self.ask(sql, &[&self.node.0.as_slice(), &signed(number)]).await?;
+            self.ask("select pg_notify('oubliette_keys', '')", &[]).await.map(drop)
         })
     }
 
@@ -227,30 +210,21 @@ impl Nodes for PgNodes {
     fn expel(&self, nodes: Vec<NodeId>, number: u64) -> BoxFuture<'_, Result<(), KeystoreError>> {
         Box::pin(async move {
             let list: Vec<&[u8]> = nodes.iter().map(|node| node.0.as_slice()).collect();
-            let number = i64::try_from(number).unwrap_or(i64::MAX);
             let sql = "update nodes set expelled = $2 where node = any($1) and acknowledged < $2 and expelled is null";
-            let asked = async { self.connected().await?.execute(sql, &[&list, &number]).await };
-            let asked = asked.await;
-            self.lost(asked).await.map(drop)
+            self.ask(sql, &[&list, &signed(number)]).await.map(drop)
         })
     }
 
     fn dismiss(&self, node: NodeId, number: u64) -> BoxFuture<'_, Result<(), KeystoreError>> {
         Box::pin(async move {
-            let number = i64::try_from(number).unwrap_or(i64::MAX);
             // Who came back and was expelled again was expelled over another one.
             let sql = "delete from nodes where node = $1 and expelled = $2";
-            let asked = async { self.connected().await?.execute(sql, &[&node.0.as_slice(), &number]).await };
-            let asked = asked.await;
-            self.lost(asked).await.map(drop)
+            self.ask(sql, &[&node.0.as_slice(), &signed(number)]).await.map(drop)
         })
     }
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<NodeRow>, KeystoreError>> {
-        Box::pin(async move {
-            let found = self.rows(ALL).await;
-            self.lost(found).await
-        })
+        Box::pin(async move { Ok(self.ask(ALL, &[]).await?.iter().map(node_row).collect::<Result<_, _>>()?) })
     }
 
     fn lead(&self, duty: Duty) -> BoxFuture<'_, Result<bool, KeystoreError>> {
@@ -259,13 +233,8 @@ impl Nodes for PgNodes {
                        on conflict (role) do update set node = excluded.node, until_ms = excluded.until_ms
                          where leaders.node = excluded.node or leaders.until_ms < excluded.until_ms - $3
                        returning 1";
-            let term = i64::try_from(TERM.as_millis()).unwrap_or(i64::MAX);
-            let asked = async {
-                let connection = self.connected().await?;
-                connection.row(sql, &[&duty.as_str(), &self.node.0.as_slice(), &term]).await
-            };
-            let asked = asked.await;
-            Ok(self.lost(asked).await?.is_some())
+            let mine = self.ask(sql, &[&duty.as_str(), &self.node.0.as_slice(), &millis(TERM)]).await?;
+            Ok(!mine.is_empty())
         })
     }
 

@@ -18,7 +18,7 @@ use crate::keystore::KeystoreError;
 const PAGES: std::ffi::c_int = 256;
 
 impl Engine {
-    /// Copies, and works in between. What has to wait for the end (washes, closing) is left in `waiting`.
+    /// Copies, and works in between. What has to wait for the end (washes, steps of an epoch, closing) is left in `waiting`.
     pub(super) fn copy_while_working(
         &self,
         to: &Path,
@@ -48,7 +48,9 @@ impl Engine {
             && let Ok(request) = requests.try_recv()
         {
             match request {
-                later @ (Request::Wash(_) | Request::Close(_) | Request::Copy(..)) => waiting.push(later),
+                later @ (Request::Wash(_) | Request::Close(_) | Request::Copy(..) | Request::Epoch(..)) => {
+                    waiting.push(later);
+                }
                 now => work.push(now),
             }
         }

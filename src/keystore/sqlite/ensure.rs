@@ -9,6 +9,7 @@ use rusqlite::{OptionalExtension, params};
 
 use crate::event::{ExternalId, Purpose, SubjectKey, SubjectRef};
 use crate::keystore::records::{EXTERNAL, Kek, ZEROS, external_tag, id_context, open_id, seal_id};
+use crate::keystore::rewrap::NO_ENTROPY;
 use crate::keystore::wrap::{unwrap, wrap};
 use crate::keystore::{Dek, DekId, Fetched, Granted, KeystoreError, Kid, Resolved, Want};
 
@@ -345,4 +346,3 @@ impl Engine {
 
 /// The whole person is forgotten.
 const FORGOTTEN: Granted = Granted::Erased { subject: None, purposes: Vec::new() };
-const NO_ENTROPY: KeystoreError = KeystoreError::Unavailable { reason: "no random bytes" };

@@ -14,9 +14,8 @@ use crate::clock::Millis;
 use crate::crash;
 use crate::event::SubjectRef;
 use crate::keystore::epoch::{Epoch, EpochStatus, EpochStep, due};
-use crate::keystore::keyring::KeyringError;
 use crate::keystore::records::Kek;
-use crate::keystore::rewrap::{Rewrapper, StoredKek};
+use crate::keystore::rewrap::{Rewrapper, StoredKek, keyring_error, shard_range};
 use crate::keystore::{KeystoreError, Kid};
 
 type Result<T> = std::result::Result<T, KeystoreError>;
@@ -306,17 +305,4 @@ impl Engine {
         crash::point("epoch.after-destroyed-mark");
         Ok(())
     }
-}
-
-/// The pseudonyms of a shard: the first byte says it.
-fn shard_range(shard: u8) -> ([u8; 16], [u8; 16]) {
-    let (mut first, mut last) = ([0; 16], [0xFF; 16]);
-    first[0] = shard;
-    last[0] = shard;
-    (first, last)
-}
-
-fn keyring_error(error: &KeyringError) -> KeystoreError {
-    tracing::error!(error = %error, "the keyring cannot be changed");
-    KeystoreError::Unavailable { reason: "the keyring cannot be changed" }
 }

@@ -4,7 +4,7 @@
 //! know: requests. Keeps invariant 8: opening never creates, creating never replaces, and a keystore that the keyring
 //! does not open is refused before it serves anything.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -13,6 +13,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
 use crate::clock::Millis;
+use crate::durable;
 use crate::event::StoreId;
 use crate::keystore::keyring::{Keyring, root_id};
 use crate::keystore::records::NOBODY;
@@ -76,7 +77,7 @@ pub(super) fn create(
     }
     upgrade(&conn, store, keyring, entropy, FIRST_FORMAT)?;
     conn.execute_batch("commit")?;
-    sync_parent(path)?;
+    durable::sync_parent(path).map_err(|error| KeystoreOpenError::Io(error.kind()))?;
     verify(conn, store, keyring, entropy)
 }
 
@@ -227,11 +228,6 @@ fn secret(conn: &Connection, store: StoreId, keyring: &Keyring, name: &str) -> R
     let context =
         WrapContext { kek_id: &kek_id, epoch, store: &store, subject: &NOBODY, purpose: &purpose, generation: 0 };
     unwrap(&root, &context, &wrapped, &Kid(kid)).map_err(|_| KeystoreOpenError::Corrupt)
-}
-
-fn sync_parent(path: &Path) -> Result<(), KeystoreOpenError> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(parent).and_then(|dir| dir.sync_all()).map_err(|error| KeystoreOpenError::Io(error.kind()))
 }
 
 impl From<rusqlite::Error> for KeystoreOpenError {
