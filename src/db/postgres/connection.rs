@@ -4,10 +4,13 @@
 
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, FutureExt, try_join_all};
+use futures_util::future::{BoxFuture, FutureExt, try_join, try_join_all};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, OnceCell};
 use tokio::time::{Instant, sleep, timeout};
@@ -157,7 +160,7 @@ impl Connector {
     pub async fn connect(&self) -> Result<Connection, PgError> {
         let within = self.target.timeouts.connect;
         let config = &self.target.config;
-        let told = Arc::new(Notify::new());
+        let told = Arc::new(Told::default());
         let client = if let Some(tls) = self.target.tls.clone() {
             let (client, connection) = timeout(within, config.connect(tls)).await.map_err(|_| NO_ANSWER)??;
             tokio::spawn(carry(connection, Arc::clone(&told)));
@@ -195,17 +198,26 @@ impl Connector {
 }
 
 /// Carries messages until the connection ends. Notices are dropped unread: they may quote values.
-async fn carry<S, T>(mut connection: tokio_postgres::Connection<S, T>, told: Arc<Notify>)
+async fn carry<S, T>(mut connection: tokio_postgres::Connection<S, T>, told: Arc<Told>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
     T: AsyncRead + AsyncWrite + Unpin,
 {
     while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
-        if matches!(message, AsyncMessage::Notification(_)) {
-            told.notify_one();
+        if let AsyncMessage::Notification(message) = message {
+            told.number.fetch_max(message.payload().parse().unwrap_or(0), Ordering::SeqCst);
+            told.something.notify_one();
         }
     }
-    told.notify_one();
+    told.something.notify_one();
+}
+
+/// What the server said of its own accord.
+#[derive(Default)]
+struct Told {
+    something: Notify,
+    /// The largest number that a notification carried.
+    number: AtomicU64,
 }
 
 /// A connection. Not returned to a pool unless what was done with it is complete.
@@ -214,7 +226,7 @@ pub struct Connection {
     prepared: Mutex<HashMap<String, Statement>>,
     within: Duration,
     statement: Duration,
-    told: Arc<Notify>,
+    told: Arc<Told>,
 }
 
 impl Connection {
@@ -310,9 +322,44 @@ impl Connection {
         Ok(answers)
     }
 
-    /// Returns when the server has said something of its own accord, or the connection has ended.
-    pub async fn told(&self) {
-        self.told.notified().await;
+    /// Runs many statements as [`Connection::execute_all`] does and commits, all in one flight.
+    ///
+    /// # Errors
+    /// The first [`PgError`]. Unless it is [`PgError::Lost`] nothing was committed: the server undoes a transaction in which a
+    /// statement failed, and nothing is committed without a statement that could not be sent.
+    pub async fn commit_all(&self, steps: &[(&str, Vec<&(dyn ToSql + Sync)>)]) -> Result<(), PgError> {
+        let mut prepared = Vec::with_capacity(steps.len());
+        for (sql, _) in steps {
+            prepared.push(self.prepare(sql).await?);
+        }
+        let sent = prepared.iter().zip(steps).map(|(statement, (_, set))| self.client.execute(statement, set));
+        let flight = async {
+            let mut sent = pin!(try_join_all(sent));
+            // Polled once, every statement is on its way or has failed to be.
+            let early = poll_fn(|context| Poll::Ready(sent.as_mut().poll(context))).await;
+            let commit = self.client.batch_execute("commit");
+            match early {
+                Poll::Ready(done) => {
+                    done?;
+                    commit.await
+                }
+                Poll::Pending => try_join(sent, commit).await.map(drop),
+            }
+        };
+        self.bounded(flight).await
+    }
+
+    /// Sends a statement that gives nothing, and does not wait for it: whatever is sent next comes after it. If it fails
+    /// the connection is broken, and that shows next time.
+    pub fn send(&self, sql: &'static str) {
+        let _ = self.client.batch_execute(sql).now_or_never();
+    }
+
+    /// Returns when the server has said something of its own accord, or the connection has ended: the largest number it has
+    /// ever said, 0 for none.
+    pub async fn told(&self) -> u64 {
+        self.told.something.notified().await;
+        self.told.number.load(Ordering::SeqCst)
     }
 
     /// Prepares a statement unless it is.

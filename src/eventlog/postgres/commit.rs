@@ -11,15 +11,15 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::CommitResult;
-use super::facts::{Cache, Failed, Gathered, gather};
+use super::facts::{Cache, Failed as NotGathered, Gathered, gather};
 use super::lookups;
 use super::rows::get;
-use super::write::{Learnt, write};
+use super::write::{Failed, Learnt, number, write};
 use crate::crash;
 use crate::db::postgres::{Connection, Connector, PgError};
 use crate::event::StreamId;
 use crate::eventlog::plan::{Planned, StreamFact, plan};
-use crate::eventlog::{AccessEntry, Batch, CommitError, ReadError};
+use crate::eventlog::{AccessEntry, Batch, CommitError, Job, ReadError};
 use crate::secret::Entropy;
 
 /// Attempts to begin, when another transaction is in the way.
@@ -42,8 +42,20 @@ impl Writer {
         Self { connector, connection: None, cache: Cache::new(), publish, entropy }
     }
 
-    /// Commits a batch; one answer per job.
+    /// Commits a batch; one answer per job. Jobs that are certain to be refused do not reach the database.
     pub async fn commit(&mut self, batch: Batch) -> CommitResult {
+        let refused: Vec<_> = batch.jobs.iter().map(|job| self.cache.passed(job)).collect();
+        let mut certain = refused.iter();
+        let (open, _): (Vec<Job>, Vec<Job>) =
+            batch.jobs.into_iter().partition(|_| certain.next().is_some_and(Option::is_none));
+        let rest = Batch { jobs: open, access: batch.access };
+        let answers = if rest.jobs.is_empty() && rest.access.is_empty() { Vec::new() } else { self.land(rest).await? };
+        let mut answers = answers.into_iter();
+        let lost = CommitError::Unavailable { reason: "a job has no answer" };
+        refused.into_iter().map(|refused| refused.map(Err).or_else(|| answers.next()).ok_or(lost.clone())).collect()
+    }
+
+    async fn land(&mut self, batch: Batch) -> CommitResult {
         let (connection, mut gathered) = self.begin(&batch).await?;
         let now = batch.jobs.first().map(|job| job.at);
         let Batch { jobs, access } = batch;
@@ -59,22 +71,20 @@ impl Writer {
             return Err(CommitError::Unavailable { reason: "no random bytes" });
         }
         if planned.events.is_empty() && planned.effects.is_empty() && planned.replies.is_empty() && access.is_empty() {
-            connection.batch("rollback").await.map_err(unavailable)?;
+            connection.send("rollback");
             self.connection = Some(connection);
             return Ok(planned.outcomes);
         }
         crash::point("log.before-insert");
-        // An error before the commit leaves nothing: the connection is dropped, and the server undoes the transaction.
-        let written = write(&connection, &mut planned, &access, &mut gathered, &self.cache.names, now).await;
-        let learnt = written.map_err(unavailable)?;
-        crash::point("log.before-commit");
-        match connection.batch("commit").await {
+        let learnt = number(&planned, &access, &mut gathered, &self.cache.names);
+        match write(&connection, &mut planned, &access, &gathered, &learnt, &self.cache.names, now).await {
             Ok(()) => self.connection = Some(connection),
-            Err(PgError::Lost { .. }) => {
+            Err(Failed::Commit(PgError::Lost { .. })) => {
                 drop(connection);
                 self.settle(&planned, &access, &learnt).await?;
             }
-            Err(refused) => return Err(unavailable(refused)),
+            // Nothing was committed: the connection is dropped, and the server undoes the transaction.
+            Err(Failed::Before(error) | Failed::Commit(error)) => return Err(unavailable(error)),
         }
         crash::point("log.after-commit");
         Ok(self.landed(planned, learnt))
@@ -97,9 +107,9 @@ impl Writer {
             };
             match gather(&connection, batch, &mut self.cache).await {
                 Ok(gathered) => return Ok((connection, gathered)),
-                Err(Failed::Database(PgError::Refused { retry: true, .. })) if attempt < ATTEMPTS => {}
+                Err(NotGathered::Database(PgError::Refused { retry: true, .. })) if attempt < ATTEMPTS => {}
                 // A connection that broke while nobody used it shows it only now.
-                Err(Failed::Database(PgError::Lost { .. })) if attempt < ATTEMPTS && !fresh => continue,
+                Err(NotGathered::Database(PgError::Lost { .. })) if attempt < ATTEMPTS && !fresh => continue,
                 Err(error) => return Err(CommitError::Unavailable { reason: error.reason() }),
             }
             sleep(pause).await;
@@ -146,9 +156,10 @@ impl Writer {
         for event in &planned.events {
             if let Some((row, id)) = learnt.streams.get(&event.stream) {
                 let fact = StreamFact { row: *row, id: *id, last: Some(event.revision) };
-                self.cache.streams.put(event.stream.clone(), fact);
+                self.cache.streams.put(event.stream.clone(), Some(fact));
             }
         }
+        self.cache.last_stream = Some(learnt.last_stream);
         self.cache.next = Some(planned.head.next);
         publish(&self.publish, planned.head.next.0);
         planned.outcomes

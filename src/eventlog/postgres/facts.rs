@@ -13,27 +13,55 @@ use tokio_postgres::types::ToSql;
 use super::lookups;
 use super::rows::{self, bytes, count, get, integer};
 use crate::db::postgres::{Connection, PgError};
-use crate::event::{Category, EventId, EventType, Position, Revision, StreamId, StreamName, SubjectRef};
+use crate::event::{
+    Category, EventId, EventType, ExpectedRevision, Position, Revision, StreamId, StreamName, SubjectRef,
+};
 use crate::eventlog::plan::{Facts, StreamFact};
 use crate::eventlog::reply::decode_reply;
-use crate::eventlog::{Batch, Condition, Filter, Head, ReadError};
+use crate::eventlog::{Batch, Condition, Filter, Head, Job, ReadError, Refused, StreamAppend};
 use crate::sealing::SealedEvent;
 
-/// What earlier transactions of this node learnt.
+/// What earlier transactions of this node learnt. Streams are true as long as no other node has written, people as long as
+/// nobody has set a fence; the head, read under its lock, tells both.
 pub struct Cache {
     /// Interned names: never change.
     pub names: HashMap<String, i64>,
-    /// Heads of the streams written last; true as long as no other node has written.
-    pub streams: LruCache<StreamName, StreamFact>,
-    /// The next position for which `streams` is true.
+    /// The streams spoken of last, `None` where there is no such stream.
+    pub streams: LruCache<StreamName, Option<StreamFact>>,
+    /// Largest number of a stream.
+    pub last_stream: Option<i64>,
+    /// The next position for which these are true.
     pub next: Option<Position>,
+    /// People without any fence.
+    unfenced: LruCache<SubjectRef, ()>,
+    /// The erasure epoch for which that is true.
+    epoch: Option<u64>,
 }
 
 impl Cache {
     /// Knows nothing.
     pub fn new() -> Self {
         let most = NonZeroUsize::new(100_000).expect("not zero");
-        Self { names: HashMap::new(), streams: LruCache::new(most), next: None }
+        let (streams, unfenced) = (LruCache::new(most), LruCache::new(most));
+        Self { names: HashMap::new(), streams, last_stream: None, next: None, unfenced, epoch: None }
+    }
+
+    /// What is certain without asking: revisions only grow, so an expectation that was passed is never met again. Whoever
+    /// may be repeating a request is not judged here.
+    pub fn passed(&self, job: &Job) -> Option<Refused> {
+        let events = || job.appends.iter().flat_map(|append| &append.events);
+        if job.idempotency.is_some() || events().any(SealedEvent::has_caller_id) {
+            return None;
+        }
+        job.appends.iter().find_map(|StreamAppend { stream, expected, .. }| {
+            let current = self.streams.peek(stream).copied().flatten()?.last;
+            let passed = match expected {
+                ExpectedRevision::NoStream => current.is_some(),
+                ExpectedRevision::Exact(revision) => current.is_some_and(|last| last > *revision),
+                _ => false,
+            };
+            passed.then(|| Refused::WrongExpectedRevision { stream: stream.clone(), expected: *expected, current })
+        })
     }
 }
 
@@ -77,6 +105,8 @@ pub struct Gathered {
     pub last_stream: i64,
     /// Largest number of a name so far.
     pub last_name: i64,
+    /// Largest number in the access log so far, if the batch has entries for it.
+    pub last_access: i64,
     /// Numbers of the names that the batch may need and that exist.
     pub names: HashMap<String, i64>,
 }
@@ -91,6 +121,7 @@ const NAMES: &str = "select n.text, n.id from unnest($1::text[]) w(text) join na
 const IDS: &str = "select w.name, e.event_id, e.revision, e.position
      from unnest($1::text[], $2::bytea[]) w(name, id) join streams s on s.name = w.name
      join events e on e.stream = s.id and e.event_id = w.id and e.caller_id = 1";
+const ACCESS: &str = "select coalesce(max(id), 0) from access_log";
 const REPLIES: &str = "select key, request, positions, expires_ms from idempotency where key = any($1)";
 
 /// Begins the transaction, locks the head and reads everything the planner asks about a batch.
@@ -103,16 +134,18 @@ pub async fn gather(connection: &Connection, batch: &Batch, cache: &mut Cache) -
         (NAMES, vec![&unknown.names]),
         (IDS, vec![&questions.id_streams, &questions.ids]),
         (REPLIES, vec![&questions.keys]),
-        (rows::FENCES, vec![&questions.people]),
+        (rows::FENCES, vec![&unknown.people]),
+        (ACCESS, vec![]),
     ];
     // Every step has an answer, but what is not asked is not sent. New streams and names are among the unknown ones.
     let asked = [
         true,
-        !unknown.streams.is_empty(),
+        !unknown.streams.is_empty() || cache.last_stream.is_none(),
         !unknown.names.is_empty(),
         !questions.ids.is_empty(),
         !questions.keys.is_empty(),
-        !questions.people.is_empty(),
+        !unknown.people.is_empty(),
+        !batch.access.is_empty(),
     ];
     let mut sent = asked.iter();
     steps.retain(|_| sent.next().is_some_and(|asked| *asked));
@@ -120,30 +153,33 @@ pub async fn gather(connection: &Connection, batch: &Batch, cache: &mut Cache) -
     let mut answer = |asked: bool| asked.then(|| answers.next()).flatten().unwrap_or_default();
     let head = lookups::head_of(&answer(true))?;
     let mut facts = Facts::default();
-    let mut last_stream = put_streams(&answer(asked[1]), &mut facts)?;
-    let (mut names, mut last_name) = (HashMap::new(), 0);
-    for row in answer(asked[2]) {
-        let number = get::<Option<i64>>(&row, 1)?.unwrap_or(0);
-        match get::<Option<&str>>(&row, 0)? {
-            Some(text) => drop(names.insert(text.to_owned(), number)),
-            None => last_name = number,
-        }
-    }
+    let mut last_stream = if asked[1] { Some(put_streams(&answer(true), &mut facts)?) } else { cache.last_stream };
+    let (names, last_name) = names_of(&answer(asked[2]))?;
     put_ids(&answer(asked[3]), &mut facts)?;
     put_replies(&answer(asked[4]), batch, &mut facts)?;
     facts.fences = rows::fences(&answer(asked[5]))?;
+    let last_access = answer(asked[6]).first().map_or(Ok(0), |row| get(row, 0))?;
     if cache.next == Some(head.next) {
-        for (name, fact) in unknown.cached {
-            facts.streams.insert(name, fact);
-        }
+        facts.streams.extend(unknown.cached.into_iter().filter_map(|(name, fact)| Some((name, fact?))));
     } else {
         // Another node has written since: what we remember of streams may be behind.
         cache.streams.clear();
         let again: Vec<&str> = unknown.cached.iter().map(|(name, _)| name.as_str()).collect();
         if !again.is_empty() {
-            last_stream = put_streams(&connection.query(STREAMS, &[&again]).await?, &mut facts)?;
+            last_stream = Some(put_streams(&connection.query(STREAMS, &[&again]).await?, &mut facts)?);
+        } else if !asked[1] {
+            last_stream = None;
         }
     }
+    if cache.epoch != Some(head.erasure_epoch) {
+        // Somebody was forgotten since: whom we remember as not forgotten may be.
+        cache.unfenced.clear();
+        if !unknown.unfenced.is_empty() {
+            let again = rows::people(unknown.unfenced.iter().copied());
+            facts.fences.0.extend(rows::fences(&connection.query(rows::FENCES, &[&again]).await?)?.0);
+        }
+    }
+    questions.remember(&head, &facts, last_stream, cache);
     for (index, job) in batch.jobs.iter().enumerate() {
         for (at, condition) in job.conditions.iter().enumerate() {
             if let Condition::NoneMatching { after, filter } = condition {
@@ -151,7 +187,9 @@ pub async fn gather(connection: &Connection, batch: &Batch, cache: &mut Cache) -
             }
         }
     }
-    Ok(Gathered { head, facts, last_stream, last_name, names })
+    // Asked for whenever a stream is spoken of.
+    let last_stream = last_stream.unwrap_or(0);
+    Ok(Gathered { head, facts, last_stream, last_name, last_access, names })
 }
 
 /// Everything a batch speaks of.
@@ -162,14 +200,16 @@ struct Questions<'b> {
     id_streams: Vec<&'b str>,
     ids: Vec<Vec<u8>>,
     keys: Vec<&'b [u8]>,
-    people: Vec<Vec<u8>>,
+    people: HashSet<SubjectRef>,
 }
 
-/// What of it has to be asked for.
+/// What of it has to be asked for, and what is remembered.
 struct Unknown<'b> {
     streams: Vec<&'b str>,
     names: Vec<&'b str>,
-    cached: Vec<(StreamName, StreamFact)>,
+    people: Vec<Vec<u8>>,
+    cached: Vec<(StreamName, Option<StreamFact>)>,
+    unfenced: Vec<SubjectRef>,
 }
 
 impl<'b> Questions<'b> {
@@ -181,9 +221,8 @@ impl<'b> Questions<'b> {
             id_streams: Vec::new(),
             ids: Vec::new(),
             keys: Vec::new(),
-            people: Vec::new(),
+            people: HashSet::new(),
         };
-        let mut people: HashSet<SubjectRef> = HashSet::new();
         for job in &batch.jobs {
             questions.keys.extend(job.idempotency.iter().map(|idempotency| idempotency.key.as_slice()));
             questions.streams.extend(job.conditions.iter().filter_map(|condition| match condition {
@@ -196,7 +235,7 @@ impl<'b> Questions<'b> {
                 for event in &append.events {
                     questions.names.insert(event.event_type().as_str());
                     questions.names.extend(event.footprint().iter().map(|entry| entry.purpose.as_str()));
-                    people.extend(event.footprint().iter().map(|entry| entry.subject));
+                    questions.people.extend(event.footprint().iter().map(|entry| entry.subject));
                 }
                 for event in append.events.iter().filter(|event| SealedEvent::has_caller_id(event)) {
                     questions.id_streams.push(append.stream.as_str());
@@ -204,12 +243,14 @@ impl<'b> Questions<'b> {
                 }
             }
         }
-        questions.people = rows::people(people);
         questions
     }
 
     fn unknown(&self, cache: &mut Cache) -> Unknown<'_> {
-        let mut unknown = Unknown { streams: Vec::new(), names: Vec::new(), cached: Vec::new() };
+        let (unfenced, asked) = self.people.iter().partition(|person| cache.unfenced.get(*person).is_some());
+        let asked: Vec<SubjectRef> = asked;
+        let people = rows::people(asked);
+        let mut unknown = Unknown { streams: Vec::new(), names: Vec::new(), people, cached: Vec::new(), unfenced };
         for name in &self.streams {
             match cache.streams.get(*name) {
                 Some(fact) => unknown.cached.push(((*name).clone(), *fact)),
@@ -220,6 +261,31 @@ impl<'b> Questions<'b> {
         unknown.names = all.filter(|text| !cache.names.contains_key(*text)).collect();
         unknown
     }
+
+    /// What was read is true at this head, whether or not the transaction commits.
+    fn remember(&self, head: &Head, facts: &Facts, last_stream: Option<i64>, cache: &mut Cache) {
+        for name in &self.streams {
+            cache.streams.put((*name).clone(), facts.streams.get(*name).copied());
+        }
+        cache.last_stream = last_stream;
+        cache.next = Some(head.next);
+        for person in self.people.iter().filter(|person| !facts.fences.0.contains_key(person)) {
+            cache.unfenced.put(*person, ());
+        }
+        cache.epoch = Some(head.erasure_epoch);
+    }
+}
+
+fn names_of(found: &[Row]) -> Result<(HashMap<String, i64>, i64), PgError> {
+    let (mut names, mut last) = (HashMap::new(), 0);
+    for row in found {
+        let number = get::<Option<i64>>(row, 1)?.unwrap_or(0);
+        match get::<Option<&str>>(row, 0)? {
+            Some(text) => drop(names.insert(text.to_owned(), number)),
+            None => last = number,
+        }
+    }
+    Ok((names, last))
 }
 
 fn put_streams(found: &[Row], facts: &mut Facts) -> Result<i64, ReadError> {

@@ -1,13 +1,13 @@
 //! Following the head: told by other nodes, and asking all the same.
 //!
-//! Owns: one connection that listens. What is heard is a hint to ask at once; what is asked at an interval is the truth, so
-//! a notification that is lost costs a quarter of a second and nothing else.
+//! Owns: one connection that listens. What is heard is a hint to ask at once, unless it is only what this node did itself;
+//! what is asked at an interval is the truth, so a notification that is lost costs a quarter of a second and nothing else.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::commit::publish;
 use super::rows::count;
@@ -34,9 +34,12 @@ async fn listen(connection: &Connection, next: &watch::Sender<u64>) -> Result<st
         if let Some(row) = row {
             publish(next, count(&row, 0)?);
         }
-        tokio::select! {
-            () = connection.told() => {}
-            () = sleep(INTERVAL) => {}
+        let again = Instant::now() + INTERVAL;
+        while !connection.is_closed() {
+            tokio::select! {
+                told = connection.told() => if told > *next.borrow() { break },
+                () = sleep_until(again) => break,
+            }
         }
     }
 }

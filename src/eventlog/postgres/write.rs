@@ -10,6 +10,7 @@ use tokio_postgres::types::ToSql;
 use super::facts::Gathered;
 use super::rows::{bytes, get};
 use crate::clock::Millis;
+use crate::crash;
 use crate::db::postgres::{Connection, PgError};
 use crate::domain;
 use crate::event::{Purpose, StreamId, StreamName, SubjectRef};
@@ -24,6 +25,8 @@ pub struct Learnt {
     pub names: HashMap<String, i64>,
     /// Numbers and ids of streams.
     pub streams: HashMap<StreamName, (i64, StreamId)>,
+    /// Largest number of a stream.
+    pub last_stream: i64,
     /// Number of the last entry made in the access log.
     pub last_access: Option<i64>,
 }
@@ -40,10 +43,7 @@ const INSERT_FOOTPRINT: &str = "insert into footprint(subject, position, slot, p
      select * from unnest($1::bytea[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])";
 const INSERT_ACCESS: &str =
     "insert into access_log(id, at_ms, principal, purpose, subject, route, fields, reason, request)
-     select (select coalesce(max(id), 0) from access_log) + number, at_ms, principal, purpose, subject, route, fields, reason, request
-     from unnest($1::bigint[], $2::text[], $3::text[], $4::bytea[], $5::text[], $6::bigint[], $7::text[], $8::text[])
-       with ordinality a(at_ms, principal, purpose, subject, route, fields, reason, request, number)
-     returning id";
+     select * from unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::bigint[], $8::text[], $9::text[])";
 const INSERT_REPLIES: &str = "insert into idempotency(key, request, positions, expires_ms)
      select * from unnest($1::bytea[], $2::bytea[], $3::text[], $4::bigint[])
      on conflict (key) do update set request = excluded.request, positions = excluded.positions,
@@ -52,30 +52,40 @@ const EXPIRE_REPLIES: &str = "delete from idempotency where key in
      (select key from idempotency where expires_ms <= $1 order by expires_ms limit 64)";
 const MOVE_HEAD: &str = "update head set next_position = $1, recorded_ms = $2, erasure_epoch = $3, frontier = $4";
 /// A hint for other nodes, delivered when the transaction commits.
-const NOTIFY: &str = "select pg_notify('oubliette_log', '')";
+const NOTIFY: &str = "select pg_notify('oubliette_log', $1)";
 
-/// Writes everything, the head's new place last; in one flight unless there are effects, which read what came before them.
+/// Where writing failed.
+pub enum Failed {
+    /// Before the commit was sent: nothing will be there.
+    Before(PgError),
+    /// With the commit: whether it landed is to be found out if the connection was lost.
+    Commit(PgError),
+}
+
+impl From<PgError> for Failed {
+    fn from(error: PgError) -> Self {
+        Self::Before(error)
+    }
+}
+
+/// Writes everything, the head's new place last, and commits: in one flight unless there are effects, which read what came
+/// before them. What was learnt is true if the commit lands.
 pub async fn write(
     connection: &Connection,
     planned: &mut Planned,
     access: &[AccessEntry],
-    gathered: &mut Gathered,
+    gathered: &Gathered,
+    learnt: &Learnt,
     known: &HashMap<String, i64>,
     now: Option<Millis>,
-) -> Result<Learnt, PgError> {
-    let last_access = insert_access(connection, access).await?;
-    let learnt = Learnt { last_access, ..number(planned, gathered, known) };
+) -> Result<(), Failed> {
     let number_of = |text: &str| learnt.names.get(text).or_else(|| known.get(text)).copied().unwrap_or(0);
-    let new_names: Vec<(&str, i64)> = learnt
-        .names
-        .iter()
-        .filter(|(_, id)| **id > gathered.last_name)
-        .map(|(text, id)| (text.as_str(), *id))
-        .collect();
-    let (name_texts, name_ids): (Vec<&str>, Vec<i64>) = new_names.into_iter().unzip();
-    let streams = StreamColumns::of(&planned.new_streams, &learnt, number_of);
-    let events = EventColumns::of(&planned.events, &learnt, number_of);
+    let new_names = learnt.names.iter().filter(|(_, id)| **id > gathered.last_name);
+    let (name_texts, name_ids): (Vec<&str>, Vec<i64>) = new_names.map(|(text, id)| (text.as_str(), *id)).unzip();
+    let streams = StreamColumns::of(&planned.new_streams, learnt, number_of);
+    let events = EventColumns::of(&planned.events, learnt, number_of);
     let footprint = FootprintColumns::of(&planned.events, number_of);
+    let seen = AccessColumns::of(access, gathered.last_access);
     let replies = ReplyColumns::of(planned);
     let expired = now.map_or(0, |now| now.0);
     let mut steps: Steps<'_> = Vec::new();
@@ -85,17 +95,17 @@ pub async fn write(
     streams.step(&mut steps);
     events.step(&mut steps);
     footprint.step(&mut steps);
+    seen.step(&mut steps);
     if !replies.keys.is_empty() {
         let set: Vec<&(dyn ToSql + Sync)> = vec![&replies.keys, &replies.requests, &replies.texts, &replies.expires];
         steps.push((INSERT_REPLIES, set));
         steps.push((EXPIRE_REPLIES, vec![&expired]));
     }
-    let grown = planned.head.next != gathered.head.next;
     if planned.effects.is_empty() {
         let head = HeadColumns::of(&planned.head);
-        head.steps(&mut steps, grown);
-        connection.execute_all(&steps).await?;
-        return Ok(learnt);
+        head.steps(&mut steps, &gathered.head);
+        crash::point("log.before-commit");
+        return connection.commit_all(&steps).await.map_err(Failed::Commit);
     }
     connection.execute_all(&steps).await?;
     drop(steps);
@@ -104,12 +114,13 @@ pub async fn write(
     }
     let head = HeadColumns::of(&planned.head);
     let mut steps: Steps<'_> = Vec::new();
-    head.steps(&mut steps, grown);
-    connection.execute_all(&steps).await?;
-    Ok(learnt)
+    head.steps(&mut steps, &gathered.head);
+    crash::point("log.before-commit");
+    connection.commit_all(&steps).await.map_err(Failed::Commit)
 }
 
 struct HeadColumns {
+    told: String,
     next: i64,
     recorded: i64,
     epoch: i64,
@@ -119,20 +130,32 @@ struct HeadColumns {
 impl HeadColumns {
     fn of(head: &Head) -> Self {
         let (next, epoch) = (head.next.0 as i64, head.erasure_epoch as i64);
-        Self { next, recorded: head.recorded.0, epoch, frontier: head.frontier.to_bytes() }
+        let told = next.to_string();
+        Self { told, next, recorded: head.recorded.0, epoch, frontier: head.frontier.to_bytes() }
     }
 
-    fn steps<'s>(&'s self, steps: &mut Steps<'s>, grown: bool) {
-        steps.push((MOVE_HEAD, vec![&self.next, &self.recorded, &self.epoch, &self.frontier]));
+    /// Nothing when the head stays where it was: a batch of personal reads alone.
+    fn steps<'s>(&'s self, steps: &mut Steps<'s>, before: &Head) {
+        let grown = self.next != before.next.0 as i64;
+        if grown || self.epoch != before.erasure_epoch as i64 {
+            steps.push((MOVE_HEAD, vec![&self.next, &self.recorded, &self.epoch, &self.frontier]));
+        }
         if grown {
-            steps.push((NOTIFY, vec![]));
+            steps.push((NOTIFY, vec![&self.told]));
         }
     }
 }
 
 /// Numbers for new streams and names, one above the largest so far: under the lock of the head nobody else gives any.
-fn number(planned: &Planned, gathered: &mut Gathered, known: &HashMap<String, i64>) -> Learnt {
+pub fn number(
+    planned: &Planned,
+    access: &[AccessEntry],
+    gathered: &mut Gathered,
+    known: &HashMap<String, i64>,
+) -> Learnt {
     let mut learnt = Learnt { names: std::mem::take(&mut gathered.names), ..Learnt::default() };
+    learnt.last_access = (!access.is_empty()).then_some(gathered.last_access + access.len() as i64);
+    learnt.last_stream = gathered.last_stream + planned.new_streams.len() as i64;
     let facts = &gathered.facts.streams;
     learnt.streams.extend(facts.iter().map(|(name, fact)| (name.clone(), (fact.row, fact.id))));
     for (at, (name, id)) in planned.new_streams.iter().enumerate() {
@@ -300,22 +323,45 @@ impl ReplyColumns {
     }
 }
 
-async fn insert_access(connection: &Connection, access: &[AccessEntry]) -> Result<Option<i64>, PgError> {
-    if access.is_empty() {
-        return Ok(None);
+#[derive(Default)]
+struct AccessColumns<'a> {
+    numbers: Vec<i64>,
+    times: Vec<i64>,
+    principals: Vec<&'a str>,
+    purposes: Vec<&'a str>,
+    subjects: Vec<&'a [u8]>,
+    routes: Vec<&'a str>,
+    fields: Vec<i64>,
+    reasons: Vec<&'a str>,
+    requests: Vec<&'a str>,
+}
+
+impl<'a> AccessColumns<'a> {
+    fn of(access: &'a [AccessEntry], last: i64) -> Self {
+        let mut columns = Self::default();
+        for (entry, number) in access.iter().zip(last + 1..) {
+            columns.numbers.push(number);
+            columns.times.push(entry.at.0);
+            columns.principals.push(&entry.principal);
+            columns.purposes.push(&entry.purpose);
+            columns.subjects.push(&entry.subject.0);
+            columns.routes.push(&entry.route);
+            columns.fields.push(i64::from(entry.fields));
+            columns.reasons.push(&entry.reason);
+            columns.requests.push(&entry.request);
+        }
+        columns
     }
-    let times: Vec<i64> = access.iter().map(|entry| entry.at.0).collect();
-    let principals: Vec<&str> = access.iter().map(|entry| entry.principal.as_str()).collect();
-    let purposes: Vec<&str> = access.iter().map(|entry| entry.purpose.as_str()).collect();
-    let subjects: Vec<&[u8]> = access.iter().map(|entry| entry.subject.0.as_slice()).collect();
-    let routes: Vec<&str> = access.iter().map(|entry| entry.route.as_ref()).collect();
-    let fields: Vec<i64> = access.iter().map(|entry| i64::from(entry.fields)).collect();
-    let reasons: Vec<&str> = access.iter().map(|entry| entry.reason.as_str()).collect();
-    let requests: Vec<&str> = access.iter().map(|entry| entry.request.as_str()).collect();
-    let set: Vec<&(dyn ToSql + Sync)> =
-        vec![&times, &principals, &purposes, &subjects, &routes, &fields, &reasons, &requests];
-    let made = connection.query(INSERT_ACCESS, &set).await?;
-    made.iter().map(|row| get::<i64>(row, 0)).try_fold(None, |last, id| Ok(last.max(Some(id?))))
+
+    fn step<'s>(&'s self, steps: &mut Steps<'s>) {
+        if self.numbers.is_empty() {
+            return;
+        }
+        let Self { numbers, times, principals, purposes, subjects, routes, fields, reasons, requests } = self;
+        let set: Vec<&(dyn ToSql + Sync)> =
+            vec![numbers, times, principals, purposes, subjects, routes, fields, reasons, requests];
+        steps.push((INSERT_ACCESS, set));
+    }
 }
 
 /// Writes one effect. A fence gets the next number of the erasure record and raises the erasure epoch.

@@ -257,7 +257,7 @@ impl Nodes for PgNodes {
     fn told(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             match self.connected().await {
-                Ok(connection) => connection.told().await,
+                Ok(connection) => drop(connection.told().await),
                 Err(_) => sleep(Duration::from_millis(100)).await,
             }
         })
