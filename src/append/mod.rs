@@ -179,6 +179,11 @@ impl Appender {
         if about_people && !self.is_level() {
             return Err(AppendError::ErasureRecordBehind);
         }
+        if request.idempotency.is_none()
+            && let Some(refused) = prepared.iter().find_map(|draft| self.passed(draft))
+        {
+            return Err(AppendError::Refused(refused));
+        }
         let wants: Vec<Want> = prepared.iter().flat_map(|draft| &draft.events).flat_map(Sealer::wants).collect();
         let granted = if wants.is_empty() { Vec::new() } else { self.keys.ensure(wants).await? };
         let appends = self.seal(&prepared, granted, now)?;
@@ -229,6 +234,13 @@ impl Appender {
         let job = Job { appends, conditions, idempotency: None, effects, at };
         crash::point("append.queued");
         self.writer.submit(job).await?.map_err(AppendError::Refused)
+    }
+
+    /// A conflict that is certain before anything is sealed. Events with ids of the caller's may be there already: then it is
+    /// none.
+    fn passed(&self, draft: &PreparedDraft) -> Option<Refused> {
+        let repeatable = draft.events.iter().any(|prepared| prepared.event.id.is_some());
+        if repeatable { None } else { self.writer.passed(&draft.stream, draft.expected) }
     }
 
     fn prepare(

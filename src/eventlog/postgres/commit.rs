@@ -19,7 +19,7 @@ use crate::crash;
 use crate::db::postgres::{Connection, Connector, PgError};
 use crate::event::StreamId;
 use crate::eventlog::plan::{Planned, StreamFact, plan};
-use crate::eventlog::{AccessEntry, Batch, CommitError, Job, ReadError};
+use crate::eventlog::{AccessEntry, Batch, CommitError, ReadError};
 use crate::secret::Entropy;
 
 /// Attempts to begin, when another transaction is in the way.
@@ -42,20 +42,8 @@ impl Writer {
         Self { connector, connection: None, cache: Cache::new(), publish, entropy }
     }
 
-    /// Commits a batch; one answer per job. Jobs that are certain to be refused do not reach the database.
+    /// Commits a batch; one answer per job.
     pub async fn commit(&mut self, batch: Batch) -> CommitResult {
-        let refused: Vec<_> = batch.jobs.iter().map(|job| self.cache.passed(job)).collect();
-        let mut certain = refused.iter();
-        let (open, _): (Vec<Job>, Vec<Job>) =
-            batch.jobs.into_iter().partition(|_| certain.next().is_some_and(Option::is_none));
-        let rest = Batch { jobs: open, access: batch.access };
-        let answers = if rest.jobs.is_empty() && rest.access.is_empty() { Vec::new() } else { self.land(rest).await? };
-        let mut answers = answers.into_iter();
-        let lost = CommitError::Unavailable { reason: "a job has no answer" };
-        refused.into_iter().map(|refused| refused.map(Err).or_else(|| answers.next()).ok_or(lost.clone())).collect()
-    }
-
-    async fn land(&mut self, batch: Batch) -> CommitResult {
         let (connection, mut gathered) = self.begin(&batch).await?;
         let now = batch.jobs.first().map(|job| job.at);
         let Batch { jobs, access } = batch;
@@ -88,11 +76,6 @@ impl Writer {
         }
         crash::point("log.after-commit");
         Ok(self.landed(planned, learnt))
-    }
-
-    /// Gives up the connection.
-    pub fn close(&mut self) {
-        self.connection = None;
     }
 
     /// The lock and the facts; waits and repeats when another transaction is in the way. Nothing is written yet.

@@ -13,12 +13,10 @@ use tokio_postgres::types::ToSql;
 use super::lookups;
 use super::rows::{self, bytes, count, get, integer};
 use crate::db::postgres::{Connection, PgError};
-use crate::event::{
-    Category, EventId, EventType, ExpectedRevision, Position, Revision, StreamId, StreamName, SubjectRef,
-};
+use crate::event::{Category, EventId, EventType, Position, Revision, StreamId, StreamName, SubjectRef};
 use crate::eventlog::plan::{Facts, StreamFact};
 use crate::eventlog::reply::decode_reply;
-use crate::eventlog::{Batch, Condition, Filter, Head, Job, ReadError, Refused, StreamAppend};
+use crate::eventlog::{Batch, Condition, Filter, Head, ReadError};
 use crate::sealing::SealedEvent;
 
 /// What earlier transactions of this node learnt. Streams are true as long as no other node has written, people as long as
@@ -44,24 +42,6 @@ impl Cache {
         let most = NonZeroUsize::new(100_000).expect("not zero");
         let (streams, unfenced) = (LruCache::new(most), LruCache::new(most));
         Self { names: HashMap::new(), streams, last_stream: None, next: None, unfenced, epoch: None }
-    }
-
-    /// What is certain without asking: revisions only grow, so an expectation that was passed is never met again. Whoever
-    /// may be repeating a request is not judged here.
-    pub fn passed(&self, job: &Job) -> Option<Refused> {
-        let events = || job.appends.iter().flat_map(|append| &append.events);
-        if job.idempotency.is_some() || events().any(SealedEvent::has_caller_id) {
-            return None;
-        }
-        job.appends.iter().find_map(|StreamAppend { stream, expected, .. }| {
-            let current = self.streams.peek(stream).copied().flatten()?.last;
-            let passed = match expected {
-                ExpectedRevision::NoStream => current.is_some(),
-                ExpectedRevision::Exact(revision) => current.is_some_and(|last| last > *revision),
-                _ => false,
-            };
-            passed.then(|| Refused::WrongExpectedRevision { stream: stream.clone(), expected: *expected, current })
-        })
     }
 }
 

@@ -1,6 +1,6 @@
 //! The event log on PostgreSQL: one schema, one write connection per node, a pool of read connections.
 //!
-//! Owns: tasks and connections. Must not know: anything above the contract. Several nodes may write: the order is made by
+//! Owns: connections. Must not know: anything above the contract. Several nodes may write: the order is made by
 //! the lock of the one row of `head` (`migrations/events/postgres`). Reads go to the same server, never to a replica, which
 //! may show commits in another order.
 
@@ -15,7 +15,7 @@ mod write;
 use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, FutureExt};
-use tokio::sync::{mpsc, oneshot, watch as channel};
+use tokio::sync::{Mutex, watch as channel};
 use tokio::task::JoinHandle;
 
 use super::{
@@ -39,15 +39,10 @@ pub const MIGRATIONS: &[Migration] =
 /// The PostgreSQL event log.
 pub struct PostgresEventLog {
     connector: Arc<Connector>,
-    commands: mpsc::Sender<Command>,
+    writer: Mutex<Option<commit::Writer>>,
     pool: Pool,
     next: channel::Receiver<u64>,
     follower: JoinHandle<()>,
-}
-
-enum Command {
-    Commit(Batch, oneshot::Sender<CommitResult>),
-    Close(oneshot::Sender<()>),
 }
 
 type CommitResult = Result<Vec<Result<Appended, Refused>>, CommitError>;
@@ -106,23 +101,9 @@ impl PostgresEventLog {
         connector.warn();
         let (publish, next) = channel::channel(head.next.0);
         let publish = Arc::new(publish);
-        let mut writer = commit::Writer::new(Arc::clone(&connector), Arc::clone(&publish), entropy);
-        let (commands, mut inbox) = mpsc::channel(16);
-        // A task of its own: a caller that goes away does not stop a commit half-way.
-        tokio::spawn(async move {
-            while let Some(command) = inbox.recv().await {
-                match command {
-                    Command::Commit(batch, reply) => drop(reply.send(writer.commit(batch).await)),
-                    Command::Close(reply) => {
-                        writer.close();
-                        let _ = reply.send(());
-                        return;
-                    }
-                }
-            }
-        });
+        let writer = commit::Writer::new(Arc::clone(&connector), Arc::clone(&publish), entropy);
         let follower = tokio::spawn(watch::follow(Arc::clone(&connector), publish));
-        Ok(Self { connector, commands, pool, next, follower })
+        Ok(Self { connector, writer: Mutex::new(Some(writer)), pool, next, follower })
     }
 
     /// Settings of the server that are not safe and that the role may not change.
@@ -161,10 +142,8 @@ impl EventLog for PostgresEventLog {
     fn commit(&self, batch: Batch) -> BoxFuture<'_, CommitResult> {
         async move {
             let closed = CommitError::Unavailable { reason: "the event log is closed" };
-            let (reply, answer) = oneshot::channel();
-            self.commands.send(Command::Commit(batch, reply)).await.map_err(|_| closed)?;
-            // The task died after taking the batch: nobody knows.
-            answer.await.unwrap_or(Err(CommitError::Indeterminate))
+            // A caller that goes away half-way takes the connection with it: the transaction is undone, or was the commit.
+            self.writer.lock().await.as_mut().ok_or(closed)?.commit(batch).await
         }
         .boxed()
     }
@@ -249,10 +228,7 @@ impl EventLog for PostgresEventLog {
         async move {
             self.follower.abort();
             self.pool.close().await;
-            let (reply, done) = oneshot::channel();
-            if self.commands.send(Command::Close(reply)).await.is_ok() {
-                let _ = done.await;
-            }
+            *self.writer.lock().await = None;
         }
         .boxed()
     }
