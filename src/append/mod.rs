@@ -5,6 +5,7 @@
 
 pub mod writer;
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +17,7 @@ use crate::crash;
 use crate::event::{EventId, EventType, ExpectedRevision, NewEvent, StreamName, SubjectKey};
 use crate::eventlog::{Appended, Condition, Effect, Idempotency, Job, Refused, StreamAppend};
 use crate::keystore::CachedKeystore;
-use crate::keystore::{Granted, KeystoreError, Want};
+use crate::keystore::{Granted, KeystoreError};
 use crate::schema::{Finding, Prepared, Registry, Violation};
 use crate::sealing::{Person, SealError, SealedEvent, Sealer};
 use crate::secret::EntropyError;
@@ -146,14 +147,13 @@ impl Appender {
     ///
     /// # Errors
     /// [`AppendError`].
-    pub async fn append(&self, request: AppendRequest) -> Result<AppendDone, AppendError> {
-        let Some(decided) = &self.decided else { return self.append_once(request).await };
+    pub async fn append(&self, request: &AppendRequest) -> Result<AppendDone, AppendError> {
+        let Some(decided) = &self.decided else { return self.append_once(request, Vec::new()).await };
         let own = request.conditions.len();
         for _ in 0..TRIES {
             // Before anything is looked up in the registry: what is decided after this line makes the log refuse.
-            let mut attempt = request.clone();
-            attempt.conditions.extend(decided.conditions());
-            match self.append_once(attempt).await {
+            let further = decided.conditions();
+            match self.append_once(request, further).await {
                 Err(AppendError::Refused(Refused::Condition { index })) if index >= own => {
                     if decided.refresh().await.is_none() {
                         break;
@@ -171,30 +171,27 @@ impl Appender {
         Err(AppendError::Submit(SubmitError::Busy))
     }
 
-    async fn append_once(&self, request: AppendRequest) -> Result<AppendDone, AppendError> {
+    async fn append_once(&self, request: &AppendRequest, further: Vec<Condition>) -> Result<AppendDone, AppendError> {
         let now = self.clock.now();
         let mut findings = Vec::new();
-        let prepared = self.prepare(request.appends, &mut findings)?;
+        let prepared = self.prepare(&request.appends, &mut findings)?;
         let about_people = prepared.iter().flat_map(|draft| &draft.events).any(|event| !event.subjects.is_empty());
         if about_people && !self.is_level() {
             return Err(AppendError::ErasureRecordBehind);
         }
         if request.idempotency.is_none()
-            && let Some(refused) = prepared.iter().find_map(|draft| self.passed(draft))
+            && let Some(refused) = request.appends.iter().find_map(|draft| self.passed(draft))
         {
             return Err(AppendError::Refused(refused));
         }
-        let wants: Vec<Want> = prepared.iter().flat_map(|draft| &draft.events).flat_map(Sealer::wants).collect();
+        let mut wants = Vec::new();
+        prepared.iter().flat_map(|draft| &draft.events).for_each(|event| Sealer::add_wants(&mut wants, event));
         let granted = if wants.is_empty() { Vec::new() } else { self.keys.ensure(wants).await? };
         let appends = self.seal(&prepared, granted, now)?;
+        drop(prepared);
         crash::point("append.sealed");
-        let job = Job {
-            appends,
-            conditions: request.conditions,
-            idempotency: request.idempotency,
-            effects: Vec::new(),
-            at: now,
-        };
+        let conditions = request.conditions.iter().cloned().chain(further).collect();
+        let job = Job { appends, conditions, idempotency: request.idempotency, effects: Vec::new(), at: now };
         let appended = self.writer.submit(job).await?.map_err(AppendError::Refused)?;
         Ok(AppendDone { appended, findings })
     }
@@ -238,67 +235,68 @@ impl Appender {
 
     /// A conflict that is certain before anything is sealed. Events with ids of the caller's may be there already: then it is
     /// none.
-    fn passed(&self, draft: &PreparedDraft) -> Option<Refused> {
-        let repeatable = draft.events.iter().any(|prepared| prepared.event.id.is_some());
-        if repeatable { None } else { self.writer.passed(&draft.stream, draft.expected) }
+    fn passed(&self, draft: &StreamDraft) -> Option<Refused> {
+        let repeatable = draft.events.iter().any(|event| event.id.is_some());
+        if repeatable { None } else { self.writer.passed(&draft.stream, draft.expected?) }
     }
 
-    fn prepare(
+    fn prepare<'r>(
         &self,
-        drafts: Vec<StreamDraft>,
+        drafts: &'r [StreamDraft],
         findings: &mut Vec<(usize, usize, Finding)>,
-    ) -> Result<Vec<PreparedDraft>, AppendError> {
+    ) -> Result<Vec<PreparedDraft<'r>>, AppendError> {
         let mut violations = Vec::new();
         let mut ready = Vec::with_capacity(drafts.len());
-        for (at_stream, draft) in drafts.into_iter().enumerate() {
-            let settings = self.registry.category_settings(&draft.stream.category());
-            if settings.require_expected && draft.expected.is_none() {
+        for (at_stream, draft) in drafts.iter().enumerate() {
+            let rules = self.registry.rules(&draft.stream);
+            if rules.settings().require_expected && draft.expected.is_none() {
                 return Err(AppendError::ExpectationRequired);
             }
             let mut ids = HashSet::new();
             let mut events = Vec::with_capacity(draft.events.len());
-            for (at, event) in draft.events.into_iter().enumerate() {
+            for (at, event) in draft.events.iter().enumerate() {
                 if event.id.is_some_and(|id| !ids.insert(id)) {
                     violations.push((at_stream, at, repeated_id()));
                 }
-                match self.registry.prepare(&draft.stream, event) {
-                    Ok(prepared) => {
-                        findings.extend(prepared.findings.iter().cloned().map(|f| (at_stream, at, f)));
+                match rules.prepare(Cow::Borrowed(event)) {
+                    Ok(mut prepared) => {
+                        findings.extend(std::mem::take(&mut prepared.findings).into_iter().map(|f| (at_stream, at, f)));
                         events.push(prepared);
                     }
                     Err(found) => violations.extend(found.into_iter().map(|v| (at_stream, at, v))),
                 }
             }
-            ready.push(PreparedDraft { stream: draft.stream, expected: draft.expected.unwrap_or_default(), events });
+            ready.push(PreparedDraft { draft, events });
         }
         if violations.is_empty() { Ok(ready) } else { Err(AppendError::Invalid(violations)) }
     }
 
     fn seal(
         &self,
-        drafts: &[PreparedDraft],
+        drafts: &[PreparedDraft<'_>],
         granted: Vec<Granted>,
         now: Millis,
     ) -> Result<Vec<StreamAppend>, AppendError> {
         let mut granted = granted.into_iter();
         let mut refusals = Refusals::default();
         let mut appends = Vec::with_capacity(drafts.len());
-        for (at_stream, draft) in drafts.iter().enumerate() {
-            let mut events: Vec<SealedEvent> = Vec::with_capacity(draft.events.len());
-            for (at, prepared) in draft.events.iter().enumerate() {
-                let answers: Vec<Granted> = granted.by_ref().take(prepared.subjects.len()).collect();
+        for (at_stream, PreparedDraft { draft, events: prepared }) in drafts.iter().enumerate() {
+            let mut events: Vec<SealedEvent> = Vec::with_capacity(prepared.len());
+            for (at, prepared) in prepared.iter().enumerate() {
+                let answers = granted.by_ref().take(prepared.subjects.len());
                 if let Some(people) = self.people(prepared, answers, (at_stream, at), &mut refusals)? {
                     let id = self.event_id(prepared, now)?;
                     events.push(self.sealer.seal(id, prepared, &people)?);
                 }
             }
-            appends.push(StreamAppend { stream: draft.stream.clone(), expected: draft.expected, events });
+            let expected = draft.expected.unwrap_or_default();
+            appends.push(StreamAppend { stream: draft.stream.clone(), expected, events });
         }
         refusals.into_result()?;
         Ok(appends)
     }
 
-    fn event_id(&self, prepared: &Prepared, now: Millis) -> Result<EventId, EntropyError> {
+    fn event_id(&self, prepared: &Prepared<'_>, now: Millis) -> Result<EventId, EntropyError> {
         match prepared.event.id {
             Some(id) => Ok(id),
             None => self.sealer.new_event_id(now),
@@ -308,41 +306,41 @@ impl Appender {
     /// The people of an event with their keys; `None` when one of them stands in the way.
     fn people(
         &self,
-        prepared: &Prepared,
-        answers: Vec<Granted>,
+        prepared: &Prepared<'_>,
+        answers: impl Iterator<Item = Granted>,
         place: (usize, usize),
         refusals: &mut Refusals,
     ) -> Result<Option<Vec<Person>>, EntropyError> {
-        let mut people = Vec::with_capacity(answers.len());
-        for (index, answer) in answers.into_iter().enumerate() {
-            let site = &prepared.subjects[index];
-            let path = site.path.as_ref().or(site.natural.as_ref().map(|natural| &natural.at));
-            let pointer = path.map_or_else(|| "/personal_data".to_owned(), |path| format!("/data{path}"));
-            let owns = prepared.fields.iter().any(|field| field.owners.contains(&index));
+        let mut people = Vec::with_capacity(prepared.subjects.len());
+        for (index, (site, answer)) in prepared.subjects.iter().zip(answers).enumerate() {
+            let pointer = || {
+                let path = site.path.as_ref().or(site.natural.as_ref().map(|natural| &natural.at));
+                path.map_or_else(|| "/personal_data".to_owned(), |path| format!("/data{path}"))
+            };
+            let owns = || prepared.fields.iter().any(|field| field.owners.contains(&index));
             match answer {
                 Granted::Keys { subject, keys } => people.push(Person { subject, keys }),
                 // Named but without personal fields: the event is kept, the person is not. A pseudonym of the forgotten
                 // would be a new trace of them.
-                Granted::Erased { .. } if !owns && matches!(site.subject, SubjectKey::External(_)) => {
+                Granted::Erased { .. } if !owns() && matches!(site.subject, SubjectKey::External(_)) => {
                     people.push(Person { subject: self.sealer.nobody()?, keys: Vec::new() });
                 }
-                Granted::Erased { .. } => refusals.erased.push((place.0, place.1, pointer)),
+                Granted::Erased { .. } => refusals.erased.push((place.0, place.1, pointer())),
                 Granted::Taken => {
                     let also = site.natural.as_ref().and_then(|natural| natural.also.as_ref());
-                    let pointer = also.map_or(pointer, |(_, path)| format!("/data{path}"));
+                    let pointer = also.map_or_else(pointer, |(_, path)| format!("/data{path}"));
                     refusals.taken.push((place.0, place.1, pointer));
                 }
-                Granted::Unknown => refusals.unknown.push((place.0, place.1, pointer)),
+                Granted::Unknown => refusals.unknown.push((place.0, place.1, pointer())),
             }
         }
         Ok((people.len() == prepared.subjects.len()).then_some(people))
     }
 }
 
-struct PreparedDraft {
-    stream: StreamName,
-    expected: ExpectedRevision,
-    events: Vec<Prepared>,
+struct PreparedDraft<'r> {
+    draft: &'r StreamDraft,
+    events: Vec<Prepared<'r>>,
 }
 
 #[derive(Default)]

@@ -5,7 +5,7 @@
 //! `schema::lint`, the grammar here already refuses spaces, `@`, `+` and every character outside ASCII.
 
 use std::borrow::Borrow;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// A text that is not a valid name. Never carries the text itself: it could be personal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -123,7 +123,8 @@ impl StreamName {
 impl Purpose {
     /// The purpose of data for which none was declared: `general`.
     pub fn general() -> Self {
-        Self("general".into())
+        static GENERAL: LazyLock<Purpose> = LazyLock::new(|| Purpose("general".into()));
+        GENERAL.clone()
     }
 
     /// The system's own purpose under which external ids are sealed in the keystore: `$identity`.

@@ -1,6 +1,11 @@
 //! JSON Pointers (RFC 6901), and patterns of them in which `*` stands for every element or member.
 //!
-//! Owns: parsing, escaping, matching. Must not know: what is pointed at.
+//! Owns: parsing, escaping, matching, and following several of them through one document. Must not know: what is pointed
+//! at.
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -9,9 +14,10 @@ use serde_json::Value;
 #[error("is not a JSON Pointer (RFC 6901)")]
 pub struct PointerError;
 
-/// A parsed JSON Pointer: the unescaped reference tokens. In a pattern the token `*` matches any one token.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Pointer(Vec<String>);
+/// A parsed JSON Pointer. In a pattern the token `*` matches any one token. Kept as its text, of which there is exactly
+/// one for each list of tokens; cheap to clone, so that a place which a schema names is written once for all events.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Pointer(Arc<str>);
 
 impl Pointer {
     /// The whole document.
@@ -24,74 +30,166 @@ impl Pointer {
     /// # Errors
     /// [`PointerError`] when the text neither is empty nor begins with `/`, or has a bad escape.
     pub fn parse(text: &str) -> Result<Self, PointerError> {
-        if text.is_empty() {
-            return Ok(Self::root());
+        let mut escapes = text.split('~').skip(1);
+        let well_formed = text.is_empty() || text.starts_with('/');
+        if well_formed && escapes.all(|rest| rest.starts_with(['0', '1'])) {
+            Ok(Self(text.into()))
+        } else {
+            Err(PointerError)
         }
-        let tokens = text.strip_prefix('/').ok_or(PointerError)?.split('/');
-        tokens.map(unescape).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether it is the whole document.
+    pub fn is_root(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How many tokens it has.
+    pub fn depth(&self) -> usize {
+        self.0.split('/').count() - 1
     }
 
     /// The unescaped tokens.
-    pub fn tokens(&self) -> &[String] {
-        &self.0
+    pub fn tokens(&self) -> impl Iterator<Item = Cow<'_, str>> + Clone {
+        self.0.split('/').skip(1).map(unescaped)
     }
 
     /// This pointer with one more token.
     #[must_use]
     pub fn child(&self, token: &str) -> Self {
-        let mut tokens = self.0.clone();
-        tokens.push(token.to_owned());
-        Self(tokens)
+        Self(join(&self.0, token).into())
     }
 
     /// Whether this pointer, read as a pattern, matches `other`: token by token, `*` matching any.
     pub fn matches(&self, other: &Self) -> bool {
-        self.0.len() == other.0.len() && self.0.iter().zip(&other.0).all(|(p, t)| p == "*" || p == t)
+        let (mut pattern, mut tokens) = (self.tokens(), other.tokens());
+        loop {
+            match (pattern.next(), tokens.next()) {
+                (None, None) => return true,
+                (Some(p), Some(t)) if p == "*" || p == t => {}
+                _ => return false,
+            }
+        }
     }
 
     /// Whether this pointer is `other` or an ancestor of it.
     pub fn contains(&self, other: &Self) -> bool {
-        other.0.starts_with(&self.0)
+        other.0.strip_prefix(&*self.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
     /// The value pointed at.
     pub fn lookup<'v>(&self, document: &'v Value) -> Option<&'v Value> {
-        self.0.iter().try_fold(document, |value, token| step(value, token))
+        self.tokens().try_fold(document, |value, token| step(value, &token))
     }
 
     /// Every place in `document` that this pattern matches, with its value, in document order.
     pub fn expand<'v>(&self, document: &'v Value) -> Vec<(Self, &'v Value)> {
-        let mut found = vec![(Self::root(), document)];
-        for token in &self.0 {
-            found = found.into_iter().flat_map(|(at, value)| children(&at, value, token)).collect();
+        if self.tokens().all(|token| token != "*") {
+            return self.lookup(document).map(|value| (self.clone(), value)).into_iter().collect();
         }
-        found
+        let mut found = vec![(String::new(), document)];
+        for token in self.tokens() {
+            found = found.into_iter().flat_map(|(at, value)| children(&at, value, &token)).collect();
+        }
+        found.into_iter().map(|(at, value)| (Self(at.into()), value)).collect()
+    }
+}
+
+/// By tokens, so that whatever lies inside a place follows it directly.
+impl Ord for Pointer {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.tokens().cmp(other.tokens())
+    }
+}
+
+impl PartialOrd for Pointer {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 
 impl std::fmt::Display for Pointer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for token in &self.0 {
-            write!(f, "/{}", token.replace('~', "~0").replace('/', "~1"))?;
-        }
-        Ok(())
+        f.write_str(&self.0)
     }
 }
 
-fn unescape(token: &str) -> Result<String, PointerError> {
-    let mut out = String::with_capacity(token.len());
-    let mut chars = token.chars();
-    while let Some(c) = chars.next() {
-        match (c, c == '~') {
-            (_, false) => out.push(c),
-            (_, true) => match chars.next() {
-                Some('0') => out.push('~'),
-                Some('1') => out.push('/'),
-                _ => return Err(PointerError),
-            },
-        }
+/// Several places of a document, while it is walked: those that are here or further inside.
+#[derive(Clone, Copy, Debug)]
+pub struct Ahead<'p> {
+    /// With the caller's number of each, in order.
+    places: &'p [(&'p Pointer, usize)],
+    /// So many bytes of their texts lead here.
+    walked: usize,
+}
+
+impl<'p> Ahead<'p> {
+    /// Nothing.
+    pub const NONE: Self = Self { places: &[], walked: 0 };
+
+    /// From the root of the document. Numbers are the caller's own; of equal places the lowest counts.
+    pub fn from_root(places: &'p mut [(&'p Pointer, usize)]) -> Self {
+        places.sort_unstable();
+        Self { places, walked: 0 }
     }
-    Ok(out)
+
+    /// Whether nothing is left.
+    pub fn is_empty(self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// The number of the place that is just here.
+    pub fn here(self) -> Option<usize> {
+        let (place, number) = self.places.first()?;
+        (place.0.len() == self.walked).then_some(*number)
+    }
+
+    /// What is left inside a member or element.
+    #[must_use]
+    pub fn inside(self, token: &str) -> Self {
+        let order = |(place, _): &(&Pointer, usize)| next(&place.0[self.walked..]).as_deref().cmp(&Some(token));
+        let from = self.places.partition_point(|place| order(place) == Ordering::Less);
+        let rest = &self.places[from..];
+        let places = &rest[..rest.partition_point(|place| order(place) == Ordering::Equal)];
+        let walked =
+            places.first().map_or(0, |(place, _)| self.walked + 1 + segment(&place.0[self.walked + 1..]).len());
+        Self { places, walked }
+    }
+}
+
+/// The first token of a pointer's text.
+fn next(text: &str) -> Option<Cow<'_, str>> {
+    text.strip_prefix('/').map(|rest| unescaped(segment(rest)))
+}
+
+fn segment(text: &str) -> &str {
+    text.split('/').next().unwrap_or_default()
+}
+
+fn unescaped(segment: &str) -> Cow<'_, str> {
+    if segment.contains('~') { segment.replace("~1", "/").replace("~0", "~").into() } else { segment.into() }
+}
+
+fn join(at: &str, token: &str) -> String {
+    let mut out = String::with_capacity(at.len() + 1 + token.len());
+    out.push_str(at);
+    push_token(&mut out, token);
+    out
+}
+
+/// Appends one more token to a pointer's text.
+pub fn push_token(out: &mut String, token: &str) {
+    out.push('/');
+    if token.contains(['~', '/']) {
+        out.push_str(&token.replace('~', "~0").replace('/', "~1"));
+    } else {
+        out.push_str(token);
+    }
 }
 
 fn step<'v>(value: &'v Value, token: &str) -> Option<&'v Value> {
@@ -102,13 +200,13 @@ fn step<'v>(value: &'v Value, token: &str) -> Option<&'v Value> {
     }
 }
 
-fn children<'v>(at: &Pointer, value: &'v Value, token: &str) -> Vec<(Pointer, &'v Value)> {
+fn children<'v>(at: &str, value: &'v Value, token: &str) -> Vec<(String, &'v Value)> {
     if token != "*" {
-        return step(value, token).map(|inner| (at.child(token), inner)).into_iter().collect();
+        return step(value, token).map(|inner| (join(at, token), inner)).into_iter().collect();
     }
     match value {
-        Value::Array(items) => items.iter().enumerate().map(|(i, item)| (at.child(&i.to_string()), item)).collect(),
-        Value::Object(members) => members.iter().map(|(key, item)| (at.child(key), item)).collect(),
+        Value::Array(items) => items.iter().enumerate().map(|(i, item)| (format!("{at}/{i}"), item)).collect(),
+        Value::Object(members) => members.iter().map(|(key, item)| (join(at, key), item)).collect(),
         _ => Vec::new(),
     }
 }
@@ -118,12 +216,19 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    fn pointer(text: &str) -> Pointer {
+        Pointer::parse(text).unwrap()
+    }
+
     #[test]
     fn escapes_round_trip() {
         for text in ["", "/a", "/a~1b/~0", "/", "/a//b"] {
-            assert_eq!(Pointer::parse(text).unwrap().to_string(), text);
+            let parsed = pointer(text);
+            assert_eq!(parsed.to_string(), text);
+            assert_eq!(parsed.tokens().fold(Pointer::root(), |at, token| at.child(&token)), parsed);
         }
-        for bad in ["a", "/~2", "/~"] {
+        assert_eq!(pointer("/a~1b/~01").tokens().collect::<Vec<_>>(), ["a/b", "~1"]);
+        for bad in ["a", "/~2", "/~", "/~~0"] {
             assert_eq!(Pointer::parse(bad), Err(PointerError));
         }
     }
@@ -131,9 +236,33 @@ mod tests {
     #[test]
     fn patterns_expand() {
         let document = json!({"guests": [{"id": 1}, {}, {"id": 3}]});
-        let found = Pointer::parse("/guests/*/id").unwrap().expand(&document);
+        let found = pointer("/guests/*/id").expand(&document);
         let paths: Vec<String> = found.iter().map(|(at, _)| at.to_string()).collect();
         assert_eq!(paths, ["/guests/0/id", "/guests/2/id"]);
-        assert_eq!(Pointer::parse("/guests/00/id").unwrap().lookup(&document), None);
+        assert_eq!(pointer("/guests/2/id").expand(&document), [(pointer("/guests/2/id"), &json!(3))]);
+        assert_eq!(pointer("/guests/00/id").lookup(&document), None);
+        assert!(pointer("/guests/*/id").matches(&pointer("/guests/7/id")));
+        assert!(!pointer("/guests/*").matches(&pointer("/guests/7/id")));
+    }
+
+    #[test]
+    fn what_lies_inside_a_place_follows_it() {
+        let mut places = ["/a/c", "/a-b", "/a", "/a~1b/c", ""].map(pointer);
+        places.sort();
+        assert_eq!(places.map(|place| place.to_string()), ["", "/a", "/a/c", "/a-b", "/a~1b/c"]);
+        assert!(pointer("/a").contains(&pointer("/a/c")) && !pointer("/a").contains(&pointer("/a-b")));
+    }
+
+    #[test]
+    fn places_are_followed_through_a_document() {
+        let places = ["/a/x~0", "/b", "/a", "/a-b", "/a/x~0/y", "/a"].map(pointer);
+        let mut numbered: Vec<(&Pointer, usize)> = places.iter().enumerate().map(|(at, place)| (place, at)).collect();
+        let root = Ahead::from_root(&mut numbered);
+        assert_eq!((root.here(), root.inside("c").is_empty()), (None, true));
+        assert_eq!(root.inside("a").here(), Some(2), "of two equal ones the first");
+        assert_eq!(root.inside("a").inside("x~").here(), Some(0));
+        assert_eq!(root.inside("a").inside("x~").inside("y").here(), Some(4));
+        assert_eq!((root.inside("b").here(), root.inside("a-b").here()), (Some(1), Some(3)));
+        assert!(root.inside("b").inside("y").is_empty() && Ahead::NONE.inside("a").is_empty());
     }
 }

@@ -1,12 +1,13 @@
 //! Appending: one stream, or several atomically.
 
 use std::collections::HashSet;
+use std::fmt::{Display, Write};
 
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use hmac::{Hmac, KeyInit, Mac};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use sha2::Sha256;
 
 use super::extract::{Body, Caller, Path, Shared, expected_by_header, media_type, text_header, unsupported};
@@ -21,6 +22,8 @@ use crate::event::json::parse as parse_json;
 use crate::event::{Category, EventType, ExpectedRevision, NewEvent, Position, StreamName, SubjectRef};
 use crate::eventlog::{AppendedStream, Condition, Filter, Idempotency};
 
+/// Headers of an answer, those that every answer has included.
+const ANSWER_HEADERS: usize = 8;
 /// How long an idempotency key is remembered.
 const REMEMBERED_MS: i64 = 24 * 3600 * 1000;
 
@@ -62,7 +65,7 @@ pub async fn append_to_stream(
     let idempotency = idempotency(&app, &caller, &headers, stream.as_str(), &bytes)?;
     let request =
         AppendRequest { appends: vec![StreamDraft { stream, expected, events }], conditions: Vec::new(), idempotency };
-    let place = |_, event| layout.pointer(event);
+    let place = |_, event| layout.at(event).to_string();
     let began = std::time::Instant::now();
     let done = app.guard.append(request).await;
     let done = done.map_err(|error| folds::guarded(error, &place, by_header.is_some()))?;
@@ -90,7 +93,7 @@ pub async fn append_to_streams(
         return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-event", "The body is an object"));
     };
     let conditions = conditions(members.remove("preconditions"), &mut errors);
-    let drafts = drafts(&app, members.remove("appends"), &mut errors)?;
+    let drafts = drafts(&app, bytes.len(), members.remove("appends"), &mut errors)?;
     if !members.is_empty() {
         errors.add(String::new(), "the body has members other than appends and preconditions");
     }
@@ -108,10 +111,15 @@ pub async fn append_to_streams(
     let place = |stream: usize, event: usize| format!("/appends/{stream}/events/{event}");
     let request = AppendRequest { appends: drafts, conditions, idempotency };
     let done = app.guard.append(request).await.map_err(|error| folds::guarded(error, &place, false))?;
-    let streams: Vec<Value> = done.appended.streams.iter().map(|s| Value::Object(summary(s))).collect();
-    let mut body = Map::new();
-    body.insert("position".into(), last_position(&done).into());
-    body.insert("streams".into(), streams.into());
+    let mut body = format!(r#"{{"position":{},"streams":["#, last_position(&done));
+    for (at, stream) in done.appended.streams.iter().enumerate() {
+        if at > 0 {
+            body.push(',');
+        }
+        push_summary(&mut body, stream);
+        body.push('}');
+    }
+    body.push(']');
     Ok(finish(&app, &done, body, &place))
 }
 
@@ -132,7 +140,7 @@ fn read_body(
             match parse_json(bytes, limits)? {
                 Value::Array(list) => (list, Layout::Many, None),
                 Value::Object(mut members) if members.contains_key("events") && !media.contains("cloudevents") => {
-                    let expected = parse::expected(members.remove("expected"), "/expected", errors);
+                    let expected = parse::expected(members.remove("expected"), &"/expected", errors);
                     let events = members.remove("events");
                     if !members.is_empty() {
                         errors.add(String::new(), "the body has members other than expected and events");
@@ -158,7 +166,7 @@ fn read_body(
     let many = values.len() > 1;
     let mut events = Vec::with_capacity(values.len());
     for (index, value) in values.into_iter().enumerate() {
-        let at = layout.pointer(index);
+        let at = layout.at(index);
         too_large(app, many, bytes.len(), &value, &at)?;
         events.extend(if cloud {
             parse::cloud_event(value, stream.as_str(), &at, errors)
@@ -169,7 +177,7 @@ fn read_body(
     Ok((events, layout, expected))
 }
 
-fn drafts(app: &Shared, value: Option<Value>, errors: &mut Errors) -> Result<Vec<StreamDraft>, Problem> {
+fn drafts(app: &Shared, body: usize, value: Option<Value>, errors: &mut Errors) -> Result<Vec<StreamDraft>, Problem> {
     let list = value.and_then(array).unwrap_or_default();
     if list.is_empty() {
         errors.add("/appends".into(), "is missing or empty");
@@ -190,7 +198,7 @@ fn drafts(app: &Shared, value: Option<Value>, errors: &mut Errors) -> Result<Vec
         if !seen.insert(stream.clone()) {
             errors.add(format!("{at}/stream"), "is named twice; put all its events into one entry");
         }
-        let expected = parse::expected(members.remove("expected"), &format!("{at}/expected"), errors);
+        let expected = parse::expected(members.remove("expected"), &format_args!("{at}/expected"), errors);
         let values = members.remove("events").and_then(array).unwrap_or_default();
         if values.is_empty() {
             errors.add(format!("{at}/events"), "is missing or empty");
@@ -200,8 +208,8 @@ fn drafts(app: &Shared, value: Option<Value>, errors: &mut Errors) -> Result<Vec
         }
         let mut events = Vec::with_capacity(values.len());
         for (event, value) in values.into_iter().enumerate() {
-            let at = format!("{at}/events/{event}");
-            too_large(app, true, usize::MAX, &value, &at)?;
+            let at = format_args!("{at}/events/{event}");
+            too_large(app, true, body, &value, &at)?;
             events.extend(parse::native(value, &at, errors));
         }
         drafts.push(StreamDraft { stream, expected, events });
@@ -234,7 +242,7 @@ fn conditions(value: Option<Value>, errors: &mut Errors) -> Vec<Condition> {
 
 fn stream_condition(value: &Value, at: &str, errors: &mut Errors) -> Option<Condition> {
     let stream = StreamName::parse(value.get("stream")?.as_str()?).ok()?;
-    let expected = parse::expected(value.get("expected").cloned(), &format!("{at}/expected"), errors)?;
+    let expected = parse::expected(value.get("expected").cloned(), &format_args!("{at}/expected"), errors)?;
     (value.as_object()?.len() == 2).then_some(Condition::Stream { stream, expected })
 }
 
@@ -312,13 +320,13 @@ fn too_many(app: &Shared) -> Problem {
 }
 
 /// Measures an event only where the whole body could not be within the limit of one.
-fn too_large(app: &Shared, many: bool, body: usize, value: &Value, at: &str) -> Result<(), Problem> {
+fn too_large(app: &Shared, many: bool, body: usize, value: &Value, at: &dyn Display) -> Result<(), Problem> {
     let limit = app.config.limits.event_bytes;
     if body <= limit || (many && value.to_string().len() <= limit) {
         return Ok(());
     }
     let title = format!("An event has at most {limit} bytes; nothing was stored");
-    Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "event-too-large", title).with("pointer", at))
+    Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "event-too-large", title).with("pointer", at.to_string()))
 }
 
 fn idempotency(
@@ -344,21 +352,27 @@ fn idempotency(
     }))
 }
 
-fn summary(stream: &AppendedStream) -> Map<String, Value> {
-    let first = stream.first_revision.0;
-    let events: Vec<Value> = stream
-        .ids
-        .iter()
-        .enumerate()
-        .map(|(offset, id)| json!({"id": id.to_string(), "revision": first + offset as u64}))
-        .collect();
-    let mut members = Map::new();
-    members.insert("stream".into(), stream.stream.as_str().into());
-    members.insert("first_revision".into(), first.into());
-    members.insert("last_revision".into(), stream.last_revision().0.into());
-    members.insert("position".into(), stream.last_position().0.into());
-    members.insert("events".into(), events.into());
-    members
+/// Where a stream's events landed: an object that is still open.
+fn push_summary(out: &mut String, stream: &AppendedStream) {
+    let (first, last) = (stream.first_revision.0, stream.last_revision().0);
+    let (position, name) = (stream.last_position().0, stream.stream.as_str());
+    out.reserve(128 + 72 * stream.ids.len());
+    out.push_str(r#"{"events":["#);
+    for (at, (id, revision)) in stream.ids.iter().zip(first..).enumerate() {
+        if at > 0 {
+            out.push(',');
+        }
+        push(out, format_args!(r#"{{"id":"{id}","revision":{revision}}}"#));
+    }
+    // Names of streams need no escape by their grammar.
+    push(
+        out,
+        format_args!(r#"],"first_revision":{first},"last_revision":{last},"position":{position},"stream":"{name}""#),
+    );
+}
+
+fn push(out: &mut String, text: std::fmt::Arguments<'_>) {
+    out.write_fmt(text).expect("writing to a string cannot fail");
 }
 
 fn last_position(done: &AppendDone) -> u64 {
@@ -367,21 +381,23 @@ fn last_position(done: &AppendDone) -> u64 {
 
 fn answer_one(app: &Shared, done: &AppendDone, place: problem::Place<'_>) -> Response {
     let Some(stream) = done.appended.streams.first() else { return problem::internal().into_response() };
-    let mut response = finish(app, done, summary(stream), place);
+    let mut body = String::new();
+    push_summary(&mut body, stream);
+    let mut response = finish(app, done, body, place);
     let headers = response.headers_mut();
     // Stream names and numbers are plain ASCII by their grammar.
     let location = format!("/v1/streams/{}/events?from={}", stream.stream, stream.first_revision.0);
-    if let Ok(value) = HeaderValue::from_str(&location) {
+    if let Ok(value) = HeaderValue::try_from(location) {
         headers.insert(header::LOCATION, value);
     }
-    if let Ok(value) = HeaderValue::from_str(&format!("\"r{}\"", stream.last_revision().0)) {
+    if let Ok(value) = HeaderValue::try_from(format!("\"r{}\"", stream.last_revision().0)) {
         headers.insert(header::ETAG, value);
     }
     response
 }
 
-/// The answer with the leak guard's findings and the position; counts what was stored.
-fn finish(app: &Shared, done: &AppendDone, mut body: Map<String, Value>, place: problem::Place<'_>) -> Response {
+/// The answer with the leak guard's findings and the position; counts what was stored. `body`: an object, still open.
+fn finish(app: &Shared, done: &AppendDone, mut body: String, place: problem::Place<'_>) -> Response {
     if !done.findings.is_empty() {
         let warnings: Vec<Value> = done
             .findings
@@ -392,16 +408,19 @@ fn finish(app: &Shared, done: &AppendDone, mut body: Map<String, Value>, place: 
                 json!({"code": "unmarked-personal-data", "pointer": pointer, "shape": finding.shape})
             })
             .collect();
-        body.insert("warnings".into(), warnings.into());
+        push(&mut body, format_args!(r#","warnings":{}"#, Value::from(warnings)));
     }
+    body.push('}');
     let replayed = done.appended.replayed;
     if !replayed {
         let stored: usize = done.appended.streams.iter().map(|stream| stream.ids.len()).sum();
         app.metrics.events_appended.inc_by(stored as u64);
     }
     let status = if replayed { StatusCode::OK } else { StatusCode::CREATED };
-    let mut response = (status, Value::Object(body).to_string()).into_response();
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
     let headers = response.headers_mut();
+    headers.reserve(ANSWER_HEADERS);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(HeaderName::from_static("oubliette-position"), HeaderValue::from(last_position(done)));
     if replayed {

@@ -2,6 +2,8 @@
 //!
 //! Owns: the shapes of api.md 3.2 and of CloudEvents 1.0 (JSON format). Every problem of every event is collected.
 
+use std::fmt::Display;
+
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
@@ -50,12 +52,22 @@ pub enum Layout {
 }
 
 impl Layout {
-    /// Pointer of the n-th event.
-    pub fn pointer(self, index: usize) -> String {
-        match self {
-            Self::One => String::new(),
-            Self::Many => format!("/{index}"),
-            Self::Wrapped => format!("/events/{index}"),
+    /// Where the n-th event stands.
+    pub fn at(self, index: usize) -> At {
+        At(self, index)
+    }
+}
+
+/// The pointer of one event of a body; written out only where something is wrong with it.
+#[derive(Clone, Copy, Debug)]
+pub struct At(Layout, usize);
+
+impl Display for At {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.0, self.1) {
+            (Layout::One, _) => Ok(()),
+            (Layout::Many, index) => write!(f, "/{index}"),
+            (Layout::Wrapped, index) => write!(f, "/events/{index}"),
         }
     }
 }
@@ -71,9 +83,9 @@ pub fn lines(bytes: &[u8], limits: JsonLimits) -> Result<Vec<Value>, Problem> {
 }
 
 /// A native event.
-pub fn native(value: Value, at: &str, errors: &mut Errors) -> Option<NewEvent> {
+pub fn native(value: Value, at: &dyn Display, errors: &mut Errors) -> Option<NewEvent> {
     let Value::Object(mut members) = value else {
-        errors.add(at.to_owned(), "an event is an object");
+        errors.add(at.to_string(), "an event is an object");
         return None;
     };
     let before = errors.0.len();
@@ -104,7 +116,7 @@ pub fn native(value: Value, at: &str, errors: &mut Errors) -> Option<NewEvent> {
     };
     for key in members.keys().take(10) {
         // The key is the caller's own; only its length is repeated, for it could be personal.
-        errors.add(at.to_owned(), format!("has an unknown member of {} bytes", key.len()));
+        errors.add(at.to_string(), format!("has an unknown member of {} bytes", key.len()));
     }
     (errors.0.len() == before).then_some(event)
 }
@@ -112,9 +124,9 @@ pub fn native(value: Value, at: &str, errors: &mut Errors) -> Option<NewEvent> {
 /// A CloudEvents 1.0 event in JSON format. `type`, `source`, `id` and `specversion` are required by the standard;
 /// `subject` must name the stream if it is there; unknown extension attributes are refused, since they would be stored
 /// in clear.
-pub fn cloud_event(value: Value, stream: &str, at: &str, errors: &mut Errors) -> Option<NewEvent> {
+pub fn cloud_event(value: Value, stream: &str, at: &dyn Display, errors: &mut Errors) -> Option<NewEvent> {
     let Value::Object(mut members) = value else {
-        errors.add(at.to_owned(), "an event is an object");
+        errors.add(at.to_string(), "an event is an object");
         return None;
     };
     let before = errors.0.len();
@@ -131,7 +143,7 @@ pub fn cloud_event(value: Value, stream: &str, at: &str, errors: &mut Errors) ->
     let source = short(&mut members, "source", at, errors);
     let caller = short(&mut members, "id", at, errors);
     if source.is_none() || caller.is_none() {
-        errors.add(at.to_owned(), "source and id are required");
+        errors.add(at.to_string(), "source and id are required");
     }
     let (source, caller) = (source.unwrap_or_default(), caller.unwrap_or_default());
     let uuid = EventId::parse(&caller);
@@ -158,7 +170,7 @@ pub fn cloud_event(value: Value, stream: &str, at: &str, errors: &mut Errors) ->
         source_id: uuid.is_none().then_some(caller),
     };
     for key in members.keys().take(10) {
-        errors.add(at.to_owned(), format!("has an unknown attribute of {} bytes", key.len()));
+        errors.add(at.to_string(), format!("has an unknown attribute of {} bytes", key.len()));
     }
     (errors.0.len() == before).then_some(event)
 }
@@ -172,7 +184,7 @@ fn derived_id(source: &str, id: &str) -> EventId {
     EventId(uuid::Builder::from_custom_bytes(bytes).into_uuid().into_bytes())
 }
 
-fn text(members: &mut Map<String, Value>, key: &str, at: &str, errors: &mut Errors) -> Option<String> {
+fn text(members: &mut Map<String, Value>, key: &str, at: &dyn Display, errors: &mut Errors) -> Option<String> {
     match members.remove(key) {
         None | Some(Value::Null) => None,
         Some(Value::String(text)) => Some(text),
@@ -183,7 +195,7 @@ fn text(members: &mut Map<String, Value>, key: &str, at: &str, errors: &mut Erro
     }
 }
 
-fn short(members: &mut Map<String, Value>, key: &str, at: &str, errors: &mut Errors) -> Option<String> {
+fn short(members: &mut Map<String, Value>, key: &str, at: &dyn Display, errors: &mut Errors) -> Option<String> {
     let text = text(members, key, at, errors)?;
     if text.is_empty() || text.len() > 256 || text.chars().any(char::is_control) {
         errors.add(format!("{at}/{key}"), "is empty, longer than 256 bytes, or has control characters");
@@ -192,7 +204,7 @@ fn short(members: &mut Map<String, Value>, key: &str, at: &str, errors: &mut Err
     Some(text)
 }
 
-fn event_type(members: &mut Map<String, Value>, at: &str, errors: &mut Errors) -> Option<EventType> {
+fn event_type(members: &mut Map<String, Value>, at: &dyn Display, errors: &mut Errors) -> Option<EventType> {
     let Some(text) = text(members, "type", at, errors) else {
         errors.add(format!("{at}/type"), "is missing");
         return None;
@@ -204,7 +216,7 @@ fn no_type() -> EventType {
     EventType::parse("invalid").expect("a constant name")
 }
 
-fn version(members: &mut Map<String, Value>, at: &str, errors: &mut Errors) -> Option<u32> {
+fn version(members: &mut Map<String, Value>, at: &dyn Display, errors: &mut Errors) -> Option<u32> {
     match members.remove("schema_version") {
         None | Some(Value::Null) => None,
         Some(value) => {
@@ -217,7 +229,7 @@ fn version(members: &mut Map<String, Value>, at: &str, errors: &mut Errors) -> O
     }
 }
 
-fn time(members: &mut Map<String, Value>, at: &str, errors: &mut Errors) -> Option<Millis> {
+fn time(members: &mut Map<String, Value>, at: &dyn Display, errors: &mut Errors) -> Option<Millis> {
     let text = text(members, "time", at, errors)?;
     let time = Millis::parse_rfc3339(&text);
     if time.is_none() {
@@ -227,7 +239,7 @@ fn time(members: &mut Map<String, Value>, at: &str, errors: &mut Errors) -> Opti
 }
 
 /// The list `personal_data` beside `data`.
-fn marks(value: Option<Value>, at: &str, errors: &mut Errors) -> Vec<InlineMark> {
+fn marks(value: Option<Value>, at: &dyn Display, errors: &mut Errors) -> Vec<InlineMark> {
     let list = match value {
         None | Some(Value::Null) => return Vec::new(),
         Some(Value::Array(list)) => list,
@@ -237,12 +249,12 @@ fn marks(value: Option<Value>, at: &str, errors: &mut Errors) -> Vec<InlineMark>
         }
     };
     let numbered = list.into_iter().enumerate();
-    numbered.filter_map(|(n, value)| mark(value, &format!("{at}/personal_data/{n}"), errors)).collect()
+    numbered.filter_map(|(n, value)| mark(value, &format_args!("{at}/personal_data/{n}"), errors)).collect()
 }
 
-fn mark(value: Value, at: &str, errors: &mut Errors) -> Option<InlineMark> {
+fn mark(value: Value, at: &dyn Display, errors: &mut Errors) -> Option<InlineMark> {
     let Value::Object(mut members) = value else {
-        errors.add(at.to_owned(), "a mark is an object");
+        errors.add(at.to_string(), "a mark is an object");
         return None;
     };
     let path = text(&mut members, "path", at, errors).and_then(|text| Pointer::parse(&text).ok());
@@ -255,17 +267,17 @@ fn mark(value: Value, at: &str, errors: &mut Errors) -> Option<InlineMark> {
     let category = text(&mut members, "category", at, errors);
     let placeholder = members.remove("placeholder");
     if !members.is_empty() {
-        errors.add(at.to_owned(), "has an unknown member");
+        errors.add(at.to_string(), "has an unknown member");
     }
     let (Some(path), Some(subject), Some(purposes)) = (path, subject, purposes) else {
-        errors.add(at.to_owned(), "needs path (a JSON Pointer), subject (an id) and valid purposes");
+        errors.add(at.to_string(), "needs path (a JSON Pointer), subject (an id) and valid purposes");
         return None;
     };
     Some(InlineMark { path, subject, purposes, category, placeholder })
 }
 
 /// The extension attribute `personaldata`: `/email=person:41 /name=person:41`.
-fn attribute_marks(list: &str, at: &str, errors: &mut Errors) -> Vec<InlineMark> {
+fn attribute_marks(list: &str, at: &dyn Display, errors: &mut Errors) -> Vec<InlineMark> {
     let parse = |part: &str| -> Option<InlineMark> {
         let (path, subject) = part.rsplit_once('=')?;
         Some(InlineMark {
@@ -284,7 +296,7 @@ fn attribute_marks(list: &str, at: &str, errors: &mut Errors) -> Vec<InlineMark>
 }
 
 /// `"any"`, `"exists"`, `"no_stream"` or `{"revision": n}`.
-pub fn expected(value: Option<Value>, at: &str, errors: &mut Errors) -> Option<ExpectedRevision> {
+pub fn expected(value: Option<Value>, at: &dyn Display, errors: &mut Errors) -> Option<ExpectedRevision> {
     match value {
         None | Some(Value::Null) => None,
         Some(Value::String(word)) if word == "any" => Some(ExpectedRevision::Any),
@@ -293,12 +305,12 @@ pub fn expected(value: Option<Value>, at: &str, errors: &mut Errors) -> Option<E
         Some(Value::Object(members)) if members.len() == 1 => {
             let revision = members.get("revision").and_then(Value::as_u64);
             if revision.is_none() {
-                errors.add(at.to_owned(), "is not {\"revision\": n}");
+                errors.add(at.to_string(), "is not {\"revision\": n}");
             }
             revision.map(|revision| ExpectedRevision::Exact(Revision(revision)))
         }
         Some(_) => {
-            errors.add(at.to_owned(), "is not any, exists, no_stream or {\"revision\": n}");
+            errors.add(at.to_string(), "is not any, exists, no_stream or {\"revision\": n}");
             None
         }
     }

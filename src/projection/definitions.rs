@@ -123,8 +123,9 @@ impl Definitions {
 
     /// Folds with an invariant, which appends have to look at.
     pub fn guards(&self) -> Vec<Arc<Definition>> {
-        let all = self.all().into_iter().map(|defined| defined.current);
-        all.filter(|definition| matches!(&definition.kind, Kind::Fold { invariant: Some(_), .. })).collect()
+        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
+        let all = names.values().map(|defined| &defined.current);
+        all.filter(|definition| matches!(&definition.kind, Kind::Fold { invariant: Some(_), .. })).cloned().collect()
     }
 
     /// Follows changes.

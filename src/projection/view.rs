@@ -3,6 +3,7 @@
 //! Owns: the payload with opened values in place, and whose each place is. Must not know: columns, storage. Lineage comes
 //! from the event's own metadata, which survives an erasure, so a rebuild finds the same owners as the first pass.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -90,7 +91,7 @@ impl EventView {
             .into_iter()
             .map(|(path, (ways, readable))| {
                 Ok(Mark {
-                    tokens: Pointer::parse(path).map_err(|_| ViewError)?.tokens().to_vec(),
+                    tokens: Pointer::parse(path).map_err(|_| ViewError)?.tokens().map(Cow::into_owned).collect(),
                     owners: Owners::any_of(ways),
                     readable,
                     origin: Arc::new(origin(opened, path)),
@@ -155,7 +156,7 @@ fn subjects(opened: &Opened<'_>, data: &Value, registry: &Registry) -> Value {
     let version = event.schema_version.and_then(|v| registry.version(event.event_type.as_str(), Some(v)));
     let several = |role: &str| {
         let mut roles = version.iter().flat_map(|version| version.roles());
-        roles.any(|(name, at)| name == role && at.is_some_and(|at| at.tokens().iter().any(|token| token == "*")))
+        roles.any(|(name, at)| name == role && at.is_some_and(|at| at.tokens().any(|token| token == "*")))
     };
     let mut members = Map::new();
     for (role, people) in crate::read::roles(version.as_deref(), &opened.meta, data) {

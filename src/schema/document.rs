@@ -99,10 +99,11 @@ impl Compiled {
     }
 
     /// A pointer into the event in which every name that is not the schema's own reads `*`: names can be personal too.
-    pub fn shown<'t>(&self, data: &Value, tokens: impl IntoIterator<Item = &'t str>) -> String {
+    pub fn shown(&self, data: &Value, tokens: impl IntoIterator<Item: AsRef<str>>) -> String {
         let mut out = String::from("/data");
         let mut value = Some(data);
         for token in tokens {
+            let token = token.as_ref();
             let is_array = matches!(value, Some(Value::Array(_)));
             let known = is_array || self.names.contains(token);
             out.push('/');
@@ -119,7 +120,7 @@ impl Compiled {
     fn violation(&self, data: &Value, error: &ValidationError<'_>) -> Violation {
         let path = error.instance_path().to_string();
         let tokens: Vec<String> = path.split('/').skip(1).map(|t| t.replace("~1", "/").replace("~0", "~")).collect();
-        let mut pointer = self.shown(data, tokens.iter().map(String::as_str));
+        let mut pointer = self.shown(data, &tokens);
         if let Kind::Required { property: Value::String(name) } = error.kind() {
             pointer.push('/');
             pointer.push_str(&walk::escape(name));

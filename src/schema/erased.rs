@@ -60,11 +60,11 @@ fn cases(people: usize, fields: &[PersonalField]) -> Vec<Vec<usize>> {
     for person in 0..people {
         cases.push(select(&|field| field.owners == [person] || field.joint && field.owners.contains(&person)));
     }
-    let mut purposes: Vec<_> = fields.iter().flat_map(|field| &field.purposes).collect();
+    let mut purposes: Vec<_> = fields.iter().flat_map(|field| field.purposes.iter()).collect();
     purposes.sort();
     purposes.dedup();
     for purpose in purposes {
-        cases.push(select(&|field| field.purposes == [purpose.clone()]));
+        cases.push(select(&|field| *field.purposes == [purpose.clone()]));
     }
     if fields.len() <= MAX_SINGLE {
         cases.extend((0..fields.len()).map(|index| vec![index]));
@@ -106,8 +106,8 @@ fn with_pseudonyms(data: &Value, subjects: &[SubjectSite]) -> Value {
 }
 
 fn replace(event: &mut Value, path: &Pointer, with: &Value) {
-    let place = path.tokens().iter().try_fold(event, |value, token| match value {
-        Value::Object(members) => members.get_mut(token),
+    let place = path.tokens().try_fold(event, |value, token| match value {
+        Value::Object(members) => members.get_mut(&*token),
         Value::Array(items) => items.get_mut(token.parse::<usize>().ok()?),
         _ => None,
     });
@@ -117,7 +117,7 @@ fn replace(event: &mut Value, path: &Pointer, with: &Value) {
 }
 
 fn refusals(compiled: &Compiled, data: &Value, fields: &[PersonalField], case: &[usize]) -> Vec<Violation> {
-    let place = |index: &usize| compiled.shown(data, fields[*index].path.tokens().iter().map(String::as_str));
+    let place = |index: &usize| compiled.shown(data, fields[*index].path.tokens());
     let refuse = |index: &usize| {
         Violation::new("placeholder-invalid", place(index), "once this is erased, the event would not match the schema")
             .hint("give the field a placeholder that every condition of the schema accepts, or loosen the schema")

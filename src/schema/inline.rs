@@ -3,6 +3,8 @@
 //! Owns: unwrapping, and what is wrong with an in-line mark taken alone. Must not know: schemas. Keeps: an object that
 //! looks like a wrapper is either a correct one or the event is refused; it is never stored as it came.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value};
 
 use super::Violation;
@@ -20,10 +22,12 @@ pub(super) struct Inline {
 }
 
 /// Takes the wrappers out of the event's data, and lists all of the event's in-line marks.
-pub(super) fn collect(event: &mut NewEvent, violations: &mut Vec<Violation>) -> Vec<Inline> {
+pub(super) fn collect(event: &mut Cow<'_, NewEvent>, violations: &mut Vec<Violation>) -> Vec<Inline> {
     let mut found = Vec::new();
-    let mut unwrapping = Unwrapping { found: &mut found, violations };
-    unwrapping.value(&mut event.data, &Pointer::root(), false);
+    if has_wrapper(&event.data) {
+        let mut unwrapping = Unwrapping { found: &mut found, violations };
+        unwrapping.value(&mut event.to_mut().data, &Pointer::root(), false);
+    }
     for (at, mark) in event.marks.iter().enumerate() {
         let shown = format!("/personal_data/{at}");
         check(mark, &shown, &event.data, violations);
@@ -34,7 +38,7 @@ pub(super) fn collect(event: &mut NewEvent, violations: &mut Vec<Violation>) -> 
 
 /// What can be wrong with one mark of the envelope list.
 fn check(mark: &InlineMark, shown: &str, data: &Value, violations: &mut Vec<Violation>) {
-    if mark.path == Pointer::root() {
+    if mark.path.is_root() {
         violations.push(root(shown));
     } else if mark.path.lookup(data).is_none() {
         violations.push(
@@ -44,6 +48,14 @@ fn check(mark: &InlineMark, shown: &str, data: &Value, violations: &mut Vec<Viol
     }
     if mark.category.as_deref().is_some_and(|text| !is_category(text)) {
         violations.push(bad_category(&format!("{shown}/category")));
+    }
+}
+
+fn has_wrapper(value: &Value) -> bool {
+    match value {
+        Value::Array(items) => items.iter().any(has_wrapper),
+        Value::Object(members) => members.iter().any(|(key, item)| is_wrapper_key(key) || has_wrapper(item)),
+        _ => false,
     }
 }
 
@@ -91,7 +103,7 @@ impl Unwrapping<'_> {
         if inside {
             self.violations.push(Violation::new("personal-mark-nested", &shown, "one mark lies inside another"));
         }
-        if *at == Pointer::root() {
+        if at.is_root() {
             self.violations.push(root(&shown));
         }
         match parse(members, at) {
@@ -140,7 +152,7 @@ fn parse(mut members: Map<String, Value>, at: &Pointer) -> Result<InlineMark, &'
 fn shown(at: &Pointer) -> String {
     let mut out = String::from("/data");
     for token in at.tokens() {
-        super::lint::push_token(&mut out, token);
+        super::lint::push_token(&mut out, &token);
     }
     out
 }
@@ -169,14 +181,14 @@ mod tests {
 
     fn codes(data: Value) -> Vec<&'static str> {
         let mut violations = Vec::new();
-        collect(&mut event(data), &mut violations);
+        collect(&mut Cow::Owned(event(data)), &mut violations);
         violations.iter().map(|v| v.code).collect()
     }
 
     #[test]
     fn wrappers_are_unwrapped() {
-        let mut event = event(json!({"plan": "pro", "a": [{"$personal": false, "subject": "person:41",
-            "category": "x.y", "purposes": ["b", "a"], "placeholder": null}]}));
+        let mut event = Cow::Owned(event(json!({"plan": "pro", "a": [{"$personal": false, "subject": "person:41",
+            "category": "x.y", "purposes": ["b", "a"], "placeholder": null}]})));
         let mut violations = Vec::new();
         let found = collect(&mut event, &mut violations);
         assert!(violations.is_empty());

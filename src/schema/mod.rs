@@ -25,7 +25,9 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -34,15 +36,15 @@ pub use compat::{CompatError, CompatReport, Compatibility};
 pub use inventory::{InventoryItem, TypeSummary};
 pub use personal::FieldMark;
 pub use placeholder::{Placeholder, PlaceholderFacts};
-pub use registry::{Candidate, RegistrationError, Registry, SchemaVersion};
+pub use registry::{Candidate, RegistrationError, Registry, SchemaVersion, StreamRules};
 
 use crate::event::{NaturalKey, NewEvent, Pointer, Purpose, SubjectKey};
 
 /// A caller's event after validation: everything sealing needs to know.
 #[derive(Clone, Debug)]
-pub struct Prepared {
-    /// The event, with wrappers unwrapped (`{"$personal": …}` replaced by its value).
-    pub event: NewEvent,
+pub struct Prepared<'e> {
+    /// The event, with wrappers unwrapped (`{"$personal": …}` replaced by its value). The caller's own where it has none.
+    pub event: Cow<'e, NewEvent>,
     /// Registered version the event was validated against; `None` where the category is open and no schema exists.
     pub schema_version: Option<u32>,
     /// The people of the event: one per role and array element, one per distinct in-line subject.
@@ -84,9 +86,9 @@ pub struct PersonalField {
     /// `true`: hidden when any owner is erased (joint key). `false`: readable while any owner is left (a slot each).
     pub joint: bool,
     /// Distinct, sorted, at least one.
-    pub purposes: Vec<Purpose>,
+    pub purposes: Arc<[Purpose]>,
     /// Kind of data.
-    pub category: Option<String>,
+    pub category: Option<Arc<str>>,
     /// The placeholder of an in-line mark, declared or by default; `None` where the registry knows it by type, version
     /// and path.
     pub inline_placeholder: Option<Value>,

@@ -4,6 +4,7 @@
 //! leaves out exactly the names its schema lists beside it, and when in doubt it matches (over-sealing is safe,
 //! under-sealing is a leak).
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use serde_json::Value;
@@ -104,8 +105,7 @@ impl Pattern {
 
     /// Whether a concrete path is meant by this pattern.
     pub fn matches(&self, path: &Pointer) -> bool {
-        let tokens = path.tokens();
-        tokens.len() == self.0.len() && self.0.iter().zip(tokens).all(|(step, token)| step.accepts_token(token))
+        path.depth() == self.len() && self.0.iter().zip(path.tokens()).all(|(step, token)| step.accepts_token(&token))
     }
 
     /// Whether some place can be meant by both.
@@ -125,41 +125,49 @@ impl Pattern {
 
     /// Whether this can mean what an id pointer with `*` means, or (`start` only) contain it.
     pub fn overlaps_pointer(&self, pointer: &Pointer, start: bool) -> bool {
-        let tokens = pointer.tokens();
-        let fits = if start { self.len() <= tokens.len() } else { self.len() == tokens.len() };
-        fits && self.0.iter().zip(tokens).all(|(step, token)| token == "*" || step.accepts_token(token))
+        let fits = if start { self.len() <= pointer.depth() } else { self.len() == pointer.depth() };
+        fits && self.0.iter().zip(pointer.tokens()).all(|(step, token)| token == "*" || step.accepts_token(&token))
     }
 
     /// Whether the schema node at this pattern is what `pointer` addresses: `*` for an open step or an index, a name
     /// for that name.
     pub fn describes_pointer(&self, pointer: &Pointer) -> bool {
-        let tokens = pointer.tokens();
-        self.len() == tokens.len()
-            && self.0.iter().zip(tokens).all(|(step, token)| match step {
-                Step::Key(name) => name == token,
+        self.len() == pointer.depth()
+            && self.0.iter().zip(pointer.tokens()).all(|(step, token)| match step {
+                Step::Key(name) => *name == token,
                 _ if token == "*" => true,
-                step => step.accepts_token(token),
+                step => step.accepts_token(&token),
             })
     }
 
     /// Whether this pattern begins with exactly these tokens, `*` standing for any one step.
-    pub fn begins_with(&self, tokens: &[String]) -> bool {
-        self.len() >= tokens.len()
-            && self.0.iter().zip(tokens).all(|(step, token)| match step {
-                _ if token == "*" => true,
-                Step::Key(name) => name == token,
-                Step::Index(at) => index(token) == Some(*at),
-                Step::Items { .. } | Step::Members { .. } => false,
-            })
+    pub fn begins_with<'t>(&self, mut tokens: impl Iterator<Item = Cow<'t, str>>) -> bool {
+        let mut steps = self.0.iter();
+        tokens.all(|token| match steps.next() {
+            Some(_) if token == "*" => true,
+            Some(Step::Key(name)) => *name == token,
+            Some(Step::Index(at)) => index(&token) == Some(*at),
+            None | Some(Step::Items { .. } | Step::Members { .. }) => false,
+        })
     }
 
-    /// Every place in `document` that this pattern means, with its value, in document order.
-    pub fn expand<'v>(&self, document: &'v Value) -> Vec<(Pointer, &'v Value)> {
+    /// Whether `document` has the place of a pattern without open steps.
+    pub fn is_in(&self, document: &Value) -> bool {
+        let inner = self.0.iter().try_fold(document, |value, step| match (step, value) {
+            (Step::Key(name), Value::Object(members)) => members.get(name),
+            (Step::Index(index), Value::Array(items)) => items.get(*index),
+            _ => None,
+        });
+        inner.is_some()
+    }
+
+    /// Every place in `document` that this pattern means, in document order.
+    pub fn expand(&self, document: &Value) -> Vec<Pointer> {
         let mut found = vec![(Pointer::root(), document)];
         for step in &self.0 {
             found = found.into_iter().flat_map(|(at, value)| enter(&at, value, step)).collect();
         }
-        found
+        found.into_iter().map(|(at, _)| at).collect()
     }
 }
 
@@ -203,7 +211,7 @@ mod tests {
     fn open_steps_leave_out_what_is_described() {
         let pattern = Pattern::default().child(members(&["id"])).child(Step::Key("name".into()));
         let data = json!({"id": {"name": 1}, "a": {"name": 2}, "b": {}});
-        let found: Vec<String> = pattern.expand(&data).iter().map(|(at, _)| at.to_string()).collect();
+        let found: Vec<String> = pattern.expand(&data).iter().map(Pointer::to_string).collect();
         assert_eq!(found, ["/a/name"]);
         assert!(!pattern.matches(&Pointer::parse("/id/name").unwrap()));
         assert_eq!(pattern.pointer().to_string(), "/*/name");

@@ -42,8 +42,22 @@ pub struct FieldMark {
 pub(super) struct Mark {
     pub pattern: Pattern,
     pub field: Arc<FieldMark>,
+    /// Purposes and category as events carry them, made once for all of them.
+    pub purposes: Arc<[Purpose]>,
+    pub category: Option<Arc<str>>,
     /// Indexes into the schema's roles.
     pub roles: Vec<usize>,
+}
+
+impl Mark {
+    /// Every place in an event's data that the mark means, in document order.
+    pub fn places(&self, data: &Value) -> impl Iterator<Item = Pointer> + use<> {
+        let open = self.pattern.has_open_step();
+        // Without an open step the place is the same in every event.
+        let single = (!open && self.pattern.is_in(data)).then(|| self.field.pointer.clone());
+        let several = if open { self.pattern.expand(data) } else { Vec::new() };
+        single.into_iter().chain(several)
+    }
 }
 
 /// Marks and roles of a schema.
@@ -120,6 +134,8 @@ impl Found<'_, '_> {
         let indexes = roles.iter().enumerate().filter(|(_, role)| declared.roles.contains(&role.name));
         Ok(Mark {
             pattern: self.node.pattern.clone(),
+            purposes: declared.purposes.clone().into(),
+            category: category.map(Arc::from),
             roles: indexes.map(|(at, _)| at).collect(),
             field: Arc::new(FieldMark {
                 pointer: self.node.pattern.pointer(),

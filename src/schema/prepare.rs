@@ -3,7 +3,9 @@
 //! Owns: finding the people and the personal values of one event. Must not know: keys, storage; whether a person is
 //! known. Keeps: every place that a mark means is in the result, or the event is refused; no value in a message.
 
-use std::collections::{BTreeMap, HashMap};
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -18,6 +20,8 @@ use crate::event::{NewEvent, Pointer, Purpose, StreamName, SubjectKey};
 /// What the registry knows about an event before looking into it.
 pub(super) struct Rules<'r> {
     pub settings: &'r CategorySettings,
+    /// What the stream's name looks like, where the leak guard looks.
+    pub stream_shape: Option<&'static str>,
     pub schema: Option<(u32, &'r Compiled)>,
 }
 
@@ -25,7 +29,7 @@ pub(super) struct Rules<'r> {
 ///
 /// # Errors
 /// Everything wrong with it, at once.
-pub(super) fn prepare(stream: &StreamName, mut event: NewEvent, rules: &Rules<'_>) -> Result<Prepared, Vec<Violation>> {
+pub(super) fn prepare<'e>(mut event: Cow<'e, NewEvent>, rules: &Rules<'_>) -> Result<Prepared<'e>, Vec<Violation>> {
     let mut violations = Vec::new();
     let marks = inline::collect(&mut event, &mut violations);
     if rules.settings.schema_policy == SchemaPolicy::Sealed {
@@ -44,7 +48,7 @@ pub(super) fn prepare(stream: &StreamName, mut event: NewEvent, rules: &Rules<'_
         work.inline(inline, &event.data, rules.settings, &mut violations);
     }
     work.nesting(&event.data, &mut violations);
-    let findings = leaks(stream, &event, &work, rules.settings.leak_guard);
+    let findings = leaks(&event, &work, rules);
     if rules.settings.leak_guard == LeakGuard::Reject {
         violations.extend(findings.iter().map(refuse_leak));
     }
@@ -80,11 +84,10 @@ struct Work<'r> {
 
 impl Work<'_> {
     fn shown(&self, data: &Value, path: &Pointer) -> String {
-        let tokens = path.tokens().iter().map(String::as_str);
         match self.compiled {
-            Some(compiled) => compiled.shown(data, tokens),
-            None => tokens.fold(String::from("/data"), |mut out, token| {
-                lint::push_token(&mut out, token);
+            Some(compiled) => compiled.shown(data, path.tokens()),
+            None => path.tokens().fold(String::from("/data"), |mut out, token| {
+                lint::push_token(&mut out, &token);
                 out
             }),
         }
@@ -128,7 +131,7 @@ impl Work<'_> {
     /// The values that the schema marks.
     fn declared(&mut self, compiled: &Compiled, data: &Value, violations: &mut Vec<Violation>) {
         for mark in &compiled.marks {
-            for (path, _) in mark.pattern.expand(data) {
+            for path in mark.places(data) {
                 if self.by_path.contains_key(&path) {
                     continue;
                 }
@@ -152,8 +155,8 @@ impl Work<'_> {
                     path,
                     owners,
                     joint: mark.field.joint,
-                    purposes: mark.field.purposes.clone(),
-                    category: mark.field.category.clone(),
+                    purposes: Arc::clone(&mark.purposes),
+                    category: mark.category.clone(),
                     inline_placeholder: None,
                     inline: false,
                 };
@@ -174,7 +177,7 @@ impl Work<'_> {
     /// two people for one place: then it is hidden when either is erased.
     fn inline(&mut self, inline: &Inline, data: &Value, settings: &CategorySettings, violations: &mut Vec<Violation>) {
         let mark = &inline.mark;
-        let Some(value) = mark.path.lookup(data).filter(|_| mark.path != Pointer::root()) else {
+        let Some(value) = mark.path.lookup(data).filter(|_| !mark.path.is_root()) else {
             return; // refused already
         };
         let known = self.people.get(&mark.subject).copied();
@@ -182,8 +185,9 @@ impl Work<'_> {
         let conflict =
             || Violation::new("personal-mark-conflict", &inline.shown, "another mark about this place differs");
         if let Some(&index) = self.by_path.get(&mark.path) {
-            let same_purposes = mark.purposes.is_empty() || self.fields[index].purposes == purposes;
-            let category_agrees = mark.category.is_none() || self.fields[index].category == mark.category;
+            let same_purposes = mark.purposes.is_empty() || *self.fields[index].purposes == purposes;
+            let category_agrees =
+                mark.category.is_none() || self.fields[index].category.as_deref() == mark.category.as_deref();
             let owner = match known {
                 Some(owner) => owner,
                 None if self.fields[index].inline => self.person(&mark.subject),
@@ -192,7 +196,7 @@ impl Work<'_> {
             let field = &mut self.fields[index];
             if field.inline {
                 let placeholder_agrees = mark.placeholder.is_none() || field.inline_placeholder == mark.placeholder;
-                if field.purposes != purposes || !category_agrees || !placeholder_agrees {
+                if *field.purposes != purposes || !category_agrees || !placeholder_agrees {
                     return violations.push(conflict());
                 }
                 if !field.owners.contains(&owner) {
@@ -214,8 +218,8 @@ impl Work<'_> {
             path: mark.path.clone(),
             owners: vec![owner],
             joint: false,
-            purposes,
-            category: mark.category.clone(),
+            purposes: purposes.into(),
+            category: mark.category.as_deref().map(Arc::from),
             inline_placeholder: Some(placeholder.value().clone()),
             inline: true,
         });
@@ -233,11 +237,15 @@ impl Work<'_> {
 
     /// No personal value lies inside another, and none contains an id.
     fn nesting(&self, data: &Value, violations: &mut Vec<Violation>) {
-        let mut places: BTreeMap<&Pointer, bool> = self.by_path.keys().map(|path| (path, true)).collect();
-        places.extend(self.sites.keys().filter(|id| !self.by_path.contains_key(*id)).map(|id| (id, false)));
-        for id in self.sites.keys().filter(|id| self.by_path.contains_key(*id)) {
-            violations.push(sealed_id(self.shown(data, id)));
+        let mut places: Vec<(&Pointer, bool)> = self.by_path.keys().map(|path| (path, true)).collect();
+        for id in self.sites.keys() {
+            if self.by_path.contains_key(id) {
+                violations.push(sealed_id(self.shown(data, id)));
+            } else {
+                places.push((id, false));
+            }
         }
+        places.sort_unstable();
         // In pointer order everything inside a place follows it directly.
         let mut above: Option<&Pointer> = None;
         for (path, is_field) in places {
@@ -256,8 +264,8 @@ impl Work<'_> {
 
     /// Fails closed: whatever the marks of the schema mean in this event must be among the fields, with an owner each.
     fn complete(&self, compiled: &Compiled, data: &Value) -> Result<(), Vec<Violation>> {
-        let meant = compiled.marks.iter().flat_map(|mark| mark.pattern.expand(data));
-        let all_found = meant.into_iter().all(|(path, _)| self.by_path.contains_key(&path));
+        let mut meant = compiled.marks.iter().flat_map(|mark| mark.places(data));
+        let all_found = meant.all(|path| self.by_path.contains_key(&path));
         if all_found && self.fields.iter().all(|field| !field.owners.is_empty()) {
             return Ok(());
         }
@@ -281,20 +289,19 @@ fn sorted(purposes: &[Purpose]) -> Vec<Purpose> {
 
 /// A person's id as it stands in an event: a text, or a whole number, of which the decimal digits are the id.
 fn subject(value: &Value) -> Result<SubjectKey, (&'static str, &'static str)> {
-    let text = match value {
-        Value::String(text) => text.clone(),
-        Value::Number(number) if number.is_i64() || number.is_u64() => number.to_string(),
+    let parsed = match value {
+        Value::String(text) => SubjectKey::parse(text),
+        Value::Number(number) if number.is_i64() || number.is_u64() => SubjectKey::parse(&number.to_string()),
         _ => return Err(("subject-id-type", "the id of a person is a string or a whole number")),
     };
-    SubjectKey::parse(&text).map_err(|_| ("subject-id-invalid", "not an id of a person that we accept"))
+    parsed.map_err(|_| ("subject-id-invalid", "not an id of a person that we accept"))
 }
 
-fn leaks(stream: &StreamName, event: &NewEvent, work: &Work<'_>, guard: LeakGuard) -> Vec<Finding> {
-    if guard == LeakGuard::Off {
+fn leaks(event: &NewEvent, work: &Work<'_>, rules: &Rules<'_>) -> Vec<Finding> {
+    if rules.settings.leak_guard == LeakGuard::Off {
         return Vec::new();
     }
-    let skip: Vec<Pointer> = work.by_path.keys().chain(work.sites.keys()).cloned().collect();
-    let mut findings = lint::scan(&event.data, "/data", &skip);
+    let mut findings = lint::scan(&event.data, "/data", work.by_path.keys().chain(work.sites.keys()));
     let texts = [
         ("/actor", event.actor.as_deref()),
         ("/correlation_id", event.correlation_id.as_deref()),
@@ -308,12 +315,17 @@ fn leaks(stream: &StreamName, event: &NewEvent, work: &Work<'_>, guard: LeakGuar
             findings.push(Finding { pointer: pointer.to_owned(), shape });
         }
     }
-    let name = stream.as_str();
-    let own = name.split_once('-').map_or("", |(_, rest)| rest);
-    if let Some(shape) = lint::shape_of(name).or_else(|| lint::shape_of(own)) {
+    if let Some(shape) = rules.stream_shape {
         findings.push(Finding { pointer: "stream".into(), shape });
     }
     findings
+}
+
+/// What a stream's name, or the part of it after the category, looks like.
+pub(super) fn stream_shape(stream: &StreamName) -> Option<&'static str> {
+    let name = stream.as_str();
+    let own = name.split_once('-').map_or("", |(_, rest)| rest);
+    lint::shape_of(name).or_else(|| lint::shape_of(own))
 }
 
 fn refuse_leak(finding: &Finding) -> Violation {

@@ -4,6 +4,7 @@
 //! readers share one immutable snapshot and never wait for a registration; a version never changes once it is there,
 //! except that it can be deprecated.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -15,7 +16,7 @@ use super::inventory::{InventoryItem, TypeSummary};
 use super::pattern::{Pattern, Step};
 use super::personal::FieldMark;
 use super::prepare::{self, Rules};
-use super::{CategorySettings, Options, Prepared, RegistryRecord, SchemaPolicy, Violation};
+use super::{CategorySettings, LeakGuard, Options, Prepared, RegistryRecord, SchemaPolicy, Violation};
 use crate::event::{Category, EventType, NewEvent, Pointer, StreamName};
 
 /// All schemas and category settings of a store.
@@ -36,6 +37,14 @@ struct Type {
     compatibility: Compatibility,
     /// Version n is at n - 1.
     versions: Vec<Arc<SchemaVersion>>,
+}
+
+/// What holds for the events of one stream at one moment.
+pub struct StreamRules {
+    state: Arc<State>,
+    settings: Arc<CategorySettings>,
+    /// What the stream's name looks like, where the leak guard looks.
+    stream_shape: Option<&'static str>,
 }
 
 /// One version of an event type's schema.
@@ -192,30 +201,16 @@ impl Registry {
     ///
     /// # Errors
     /// All violations at once; pointers like `/data/contact_method`.
-    pub fn prepare(&self, stream: &StreamName, event: NewEvent) -> Result<Prepared, Vec<Violation>> {
+    pub fn prepare<'e>(&self, stream: &StreamName, event: Cow<'e, NewEvent>) -> Result<Prepared<'e>, Vec<Violation>> {
+        self.rules(stream).prepare(event)
+    }
+
+    /// What holds for events of a stream now, looked up once for several of them.
+    pub fn rules(&self, stream: &StreamName) -> StreamRules {
         let state = self.snapshot();
         let settings = self.settings(&state, &stream.category());
-        let entry = state.types.get(&event.event_type).filter(|entry| !entry.versions.is_empty());
-        let version = match (entry, event.schema_version) {
-            (Some(entry), None) => Some(entry.current()),
-            (Some(entry), Some(version)) => Some(entry.version(version).ok_or_else(|| unknown_version(entry))?),
-            (None, Some(_)) => {
-                return Err(vec![Violation::new(
-                    "schema-version-unknown",
-                    "/schema_version",
-                    "the type has no schema",
-                )]);
-            }
-            (None, None) if settings.schema_policy == SchemaPolicy::Open => None,
-            (None, None) => {
-                return Err(vec![
-                    Violation::new("schema-required", "/type", "this category only takes events with a schema")
-                        .hint("register a schema for the type first"),
-                ]);
-            }
-        };
-        let schema = version.map(|version| (version.version, &*version.compiled));
-        prepare::prepare(stream, event, &Rules { settings: &settings, schema })
+        let looked_at = settings.leak_guard != LeakGuard::Off;
+        StreamRules { stream_shape: looked_at.then(|| prepare::stream_shape(stream)).flatten(), state, settings }
     }
 
     /// What is shown in place of the personal value at a concrete path, and what else its mark says. `version`: `None`
@@ -323,6 +318,41 @@ impl Registry {
         change(&mut entry)?;
         Arc::make_mut(&mut state).types.insert(event_type, Arc::new(entry));
         Ok(())
+    }
+}
+
+impl StreamRules {
+    /// The rules of the stream's category.
+    pub fn settings(&self) -> &CategorySettings {
+        &self.settings
+    }
+
+    /// [`Registry::prepare`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn prepare<'e>(&self, event: Cow<'e, NewEvent>) -> Result<Prepared<'e>, Vec<Violation>> {
+        let entry = self.state.types.get(&event.event_type).filter(|entry| !entry.versions.is_empty());
+        let version = match (entry, event.schema_version) {
+            (Some(entry), None) => Some(entry.current()),
+            (Some(entry), Some(version)) => Some(entry.version(version).ok_or_else(|| unknown_version(entry))?),
+            (None, Some(_)) => {
+                return Err(vec![Violation::new(
+                    "schema-version-unknown",
+                    "/schema_version",
+                    "the type has no schema",
+                )]);
+            }
+            (None, None) if self.settings.schema_policy == SchemaPolicy::Open => None,
+            (None, None) => {
+                return Err(vec![
+                    Violation::new("schema-required", "/type", "this category only takes events with a schema")
+                        .hint("register a schema for the type first"),
+                ]);
+            }
+        };
+        let schema = version.map(|version| (version.version, &*version.compiled));
+        prepare::prepare(event, &Rules { settings: &self.settings, stream_shape: self.stream_shape, schema })
     }
 }
 

@@ -4,6 +4,8 @@
 //! at places of its own. Must not know: marks, whether the person is known. Keeps: a member that would have no effect is
 //! refused; every place that a role names is described by the schema.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value};
 
 use super::walk::{Node, ROLES, Walked, escape};
@@ -37,18 +39,22 @@ impl Role {
     }
 
     /// The tokens that a field of this role shares with its id.
-    pub fn shared(&self) -> &[String] {
-        match &self.found {
-            By::Id { at, scope } => &at.tokens()[..*scope],
-            By::NaturalKey { .. } => &[],
-        }
+    pub fn shared(&self) -> impl Iterator<Item = Cow<'_, str>> {
+        let (at, scope) = match &self.found {
+            By::Id { at, scope } => (Some(at), *scope),
+            By::NaturalKey { .. } => (None, 0),
+        };
+        at.into_iter().flat_map(Pointer::tokens).take(scope)
     }
 
     /// Where the id of a field's owner stands, `*` resolved by the field's own place.
     pub fn id_for(&self, field: &Pointer) -> Option<Pointer> {
         let By::Id { at, scope } = &self.found else { return None };
-        let shared = field.tokens().iter().take(*scope);
-        Some(shared.chain(at.tokens().iter().skip(*scope)).fold(Pointer::root(), |at, token| at.child(token)))
+        if *scope == 0 {
+            return Some(at.clone());
+        }
+        let tokens = field.tokens().take(*scope).chain(at.tokens().skip(*scope));
+        Some(tokens.fold(Pointer::root(), |at, token| at.child(&token)))
     }
 
     /// What decides who the person is: roles of two schemas that differ in this mean other people. The name counts for
@@ -191,10 +197,10 @@ fn parse(name: &str, role: &Value) -> Result<Role, Violation> {
 fn parse_id(object: &Map<String, Value>) -> Result<By, &'static str> {
     let id = object.get("id").and_then(Value::as_str).ok_or("`id` is a JSON Pointer")?;
     let at = Pointer::parse(id).map_err(|_| "`id` is not a JSON Pointer")?;
-    if at.tokens().last().is_none_or(|last| last == "*") && at.tokens().len() < 2 {
+    if at.tokens().last().is_none_or(|last| last == "*") && at.depth() < 2 {
         return Err("`id` names a member of the event, or an element of one");
     }
-    let scope = at.tokens().iter().rposition(|token| token == "*").map_or(0, |at| at + 1);
+    let scope = at.tokens().enumerate().filter(|(_, token)| token == "*").last().map_or(0, |(at, _)| at + 1);
     Ok(By::Id { at, scope })
 }
 
@@ -213,7 +219,7 @@ fn places(declared: &Value) -> Result<Vec<Pointer>, &'static str> {
     let mut out: Vec<Pointer> = Vec::with_capacity(list.len());
     for place in list {
         let place = place.as_str().and_then(|text| Pointer::parse(text).ok()).ok_or(WRONG)?;
-        let single = !place.tokens().is_empty() && place.tokens().iter().all(|token| token != "*");
+        let single = !place.is_root() && place.tokens().all(|token| token != "*");
         if !single || out.contains(&place) {
             return Err(WRONG);
         }

@@ -198,7 +198,9 @@ impl SealedBlob {
 
     /// Seals the next slot straight into the column; see [`seal`].
     pub fn seal(&mut self, key: &Dek, ctx: &SlotContext<'_>, salt: &[u8; 32], json: &[u8], nonce: &[u8; 12]) {
-        self.put_len(sealed_len(json.len()));
+        let len = sealed_len(json.len());
+        self.0.reserve_exact(4 + len);
+        self.put_len(len);
         seal_into(&mut self.0, key, ctx, salt, json, nonce);
     }
 

@@ -5,62 +5,130 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt::Write;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use crate::event::canonical::canonical;
+use crate::event::SubjectRef;
+use crate::event::canonical::{push_canonical, push_string};
 
-/// Metadata as written.
+/// Metadata as written. Borrows from the event.
 #[derive(Debug, Default)]
-pub struct MetaDraft {
-    /// The caller's context, without the payload: plain members that are present.
-    pub members: Map<String, Value>,
+pub struct MetaDraft<'a> {
+    /// Who acted.
+    pub actor: Option<&'a str>,
+    /// Cause.
+    pub causation_id: Option<&'a str>,
+    /// Correlation.
+    pub correlation_id: Option<&'a str>,
+    /// `CloudEvents` source.
+    pub source: Option<&'a str>,
+    /// `CloudEvents` id that is not a UUID.
+    pub source_id: Option<&'a str>,
+    /// When it happened, RFC 3339.
+    pub time: Option<String>,
     /// Pseudonyms in the public part: pointer and offset.
-    pub ids: Vec<(String, usize)>,
+    pub ids: Vec<(&'a str, usize)>,
     /// People found by natural key: role and pseudonym.
     pub roles: BTreeMap<String, String>,
     /// In-line marks: pointer, category, placeholder.
-    pub marks: Vec<(String, Option<String>, Option<Value>)>,
+    pub marks: Vec<(&'a str, Option<&'a str>, Option<&'a Value>)>,
     /// The slots, in the order of their envelopes.
-    pub slots: Vec<SlotDraft>,
+    pub slots: Vec<SlotDraft<'a>>,
 }
 
 /// One slot as written.
 #[derive(Debug)]
-pub struct SlotDraft {
+pub struct SlotDraft<'a> {
     /// Pseudonyms and generations, ascending.
-    pub owners: Vec<(String, u32)>,
+    pub owners: Vec<(SubjectRef, u32)>,
     /// Purpose.
-    pub purpose: String,
+    pub purpose: &'a str,
     /// Pointer and offset of each field, by pointer.
-    pub fields: Vec<(String, usize)>,
+    pub fields: Vec<(&'a str, usize)>,
 }
 
-impl MetaDraft {
-    /// Canonical JSON.
+impl MetaDraft<'_> {
+    /// Canonical JSON: the members that are present, by name.
     pub fn to_text(&self) -> String {
-        let mut members = self.members.clone();
-        let mut put = |key: &str, list: Vec<Value>| {
-            if !list.is_empty() {
-                members.insert(key.to_owned(), Value::Array(list));
+        let mut out = String::with_capacity(256);
+        out.push('{');
+        text(&mut out, "actor", self.actor);
+        text(&mut out, "causation_id", self.causation_id);
+        text(&mut out, "correlation_id", self.correlation_id);
+        list(&mut out, "ids", &self.ids, site);
+        list(&mut out, "marks", &self.marks, |out, (path, category, shown)| {
+            out.push('[');
+            push_string(out, path);
+            out.push(',');
+            match category {
+                Some(category) => push_string(out, category),
+                None => out.push_str("null"),
             }
-        };
-        put("ids", self.ids.iter().map(|(path, at)| json!([path, at])).collect());
-        put("marks", self.marks.iter().map(|(path, category, shown)| json!([path, category, shown])).collect());
-        put("slots", self.slots.iter().map(SlotDraft::to_value).collect());
+            out.push(',');
+            push_canonical(out, shown.unwrap_or(&Value::Null));
+            out.push(']');
+        });
         if !self.roles.is_empty() {
-            members.insert("roles".to_owned(), json!(self.roles));
+            name(&mut out, "roles");
+            push_canonical(&mut out, &json!(self.roles));
         }
-        canonical(&Value::Object(members))
+        list(&mut out, "slots", &self.slots, SlotDraft::write);
+        text(&mut out, "source", self.source);
+        text(&mut out, "source_id", self.source_id);
+        text(&mut out, "time", self.time.as_deref());
+        out.push('}');
+        out
     }
 }
 
-impl SlotDraft {
-    fn to_value(&self) -> Value {
-        json!({"owners": self.owners, "purpose": self.purpose, "fields": self.fields})
+impl SlotDraft<'_> {
+    fn write(out: &mut String, slot: &Self) {
+        out.push('{');
+        list(out, "fields", &slot.fields, site);
+        list(out, "owners", &slot.owners, |out, (subject, generation)| {
+            write!(out, "[\"{subject}\",{generation}]").expect("writing to a string cannot fail");
+        });
+        text(out, "purpose", Some(slot.purpose));
+        out.push('}');
     }
+}
+
+/// The name of an object's next member.
+fn name(out: &mut String, name: &str) {
+    if !out.ends_with('{') {
+        out.push(',');
+    }
+    push_string(out, name);
+    out.push(':');
+}
+
+fn text(out: &mut String, member: &str, text: Option<&str>) {
+    if let Some(text) = text {
+        name(out, member);
+        push_string(out, text);
+    }
+}
+
+/// A member that is a list; left out when it is empty.
+fn list<T>(out: &mut String, member: &str, items: &[T], item: impl Fn(&mut String, &T)) {
+    if items.is_empty() {
+        return;
+    }
+    name(out, member);
+    for (at, each) in items.iter().enumerate() {
+        out.push(if at == 0 { '[' } else { ',' });
+        item(out, each);
+    }
+    out.push(']');
+}
+
+fn site(out: &mut String, (path, at): &(&str, usize)) {
+    out.push('[');
+    push_string(out, path);
+    write!(out, ",{at}]").expect("writing to a string cannot fail");
 }
 
 /// Metadata as read. Borrows from the stored text.
@@ -148,27 +216,30 @@ pub struct Owner<'a>(#[serde(borrow)] pub Cow<'a, str>, pub u32);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::canonical::canonical;
 
     #[test]
     fn what_is_written_is_read() {
+        let owner = SubjectRef([0xab; 16]);
+        let gone = json!({"b": "gone", "a": 1.5});
         let draft = MetaDraft {
-            members: json!({"actor": "user:1"}).as_object().cloned().unwrap_or_default(),
-            ids: vec![("/id".into(), 6)],
-            roles: [("contact\"".to_owned(), "ds_1".to_owned())].into(),
-            marks: vec![("/e\"".into(), None, Some(json!("gone")))],
-            slots: vec![SlotDraft {
-                owners: vec![("ds_0".into(), 2)],
-                purpose: "general".into(),
-                fields: vec![("/e\"".into(), 40)],
-            }],
+            actor: Some("user:1\n"),
+            source: Some("s"),
+            time: Some("2026-11-21T10:00:03.120Z".into()),
+            ids: vec![("/id", 6), ("/other", 60)],
+            roles: [("contact\"".to_owned(), "ds_1".to_owned()), ("\u{e000}".to_owned(), "ds_2".to_owned())].into(),
+            marks: vec![("/e\"", None, Some(&gone)), ("/f", Some("x.y"), None)],
+            slots: vec![SlotDraft { owners: vec![(owner, 2)], purpose: "general", fields: vec![("/e\"", 40)] }],
+            ..MetaDraft::default()
         };
         let text = draft.to_text();
         let meta = Meta::parse(&text).unwrap();
-        assert_eq!(meta.actor.as_deref(), Some("user:1"));
+        assert_eq!(text, canonical(&serde_json::from_str(&text).unwrap()));
+        assert_eq!((meta.actor.as_deref(), meta.source_id), (Some("user:1\n"), None));
         assert_eq!((meta.ids[0].0.as_ref(), meta.ids[0].1), ("/id", 6));
         assert_eq!(meta.roles.get("contact\"").map(AsRef::as_ref), Some("ds_1"));
-        assert_eq!(meta.marks[0].2.unwrap().get(), "\"gone\"");
-        assert_eq!(meta.slots[0].owners[0].1, 2);
+        assert_eq!(meta.marks[0].2.unwrap().get(), r#"{"a":1.5,"b":"gone"}"#);
+        assert_eq!((meta.slots[0].owners[0].0.as_ref(), meta.slots[0].owners[0].1), (&*owner.to_string(), 2));
         assert_eq!(MetaDraft::default().to_text(), "{}", "what an event does not have leaves no trace in its metadata");
         assert_eq!(Meta::parse("{\"x\":1}").unwrap_err(), MetaError);
     }

@@ -159,55 +159,59 @@ impl Sealer {
         self.entropy.draw().map(SubjectRef)
     }
 
-    /// What the keystore must grant before the event can be sealed: one want per subject, in order.
-    pub fn wants(prepared: &Prepared) -> Vec<Want> {
+    /// Adds what the keystore must grant before the event can be sealed: one want per subject, in order.
+    pub fn add_wants(wants: &mut Vec<Want>, prepared: &Prepared<'_>) {
         let want = |site: &SubjectSite| {
             let also = site.natural.as_ref().and_then(|natural| natural.also.as_ref()).map(|(key, _)| key.clone());
             Want { subject: site.subject.clone(), also, purposes: Vec::new() }
         };
-        let mut wants: Vec<Want> = prepared.subjects.iter().map(want).collect();
+        let first = wants.len();
+        wants.extend(prepared.subjects.iter().map(want));
         for field in &prepared.fields {
             for &owner in &field.owners {
-                let purposes = &mut wants[owner].purposes;
-                purposes.extend(field.purposes.iter().filter(|p| !purposes.contains(p)).cloned().collect::<Vec<_>>());
+                let purposes = &mut wants[first + owner].purposes;
+                for purpose in field.purposes.iter() {
+                    if !purposes.contains(purpose) {
+                        purposes.push(purpose.clone());
+                    }
+                }
             }
         }
-        wants
     }
 
     /// Seals a prepared event for its people, given in the order of `prepared.subjects`.
     ///
     /// # Errors
     /// [`SealError`]; nothing was written.
-    pub fn seal(&self, id: EventId, prepared: &Prepared, people: &[Person]) -> Result<SealedEvent, SealError> {
-        let plan = slots::plan(prepared, people, self.most_slots)?;
+    pub fn seal(&self, id: EventId, prepared: &Prepared<'_>, people: &[Person]) -> Result<SealedEvent, SealError> {
         let schema_version = prepared.schema_version.unwrap_or(0);
         let (public, offsets) = cut_out(prepared, people);
-        let mut draft = MetaDraft { members: context(&prepared.event), ..MetaDraft::default() };
-        let mut commitments = vec![[0; 32]; 2];
+        let (holes, ids) = offsets.split_at(prepared.fields.len());
+        let plan = slots::plan(prepared, people, holes, self.most_slots)?;
+        let mut draft = context(&prepared.event);
+        let mut commitments = Vec::with_capacity(2 + plan.len());
+        commitments.resize(2, [0; 32]);
         let mut blob = SealedBlob::default();
-        let mut footprint = Vec::new();
+        let mut footprint = Vec::with_capacity(plan.len());
         for (number, slot) in plan.iter().enumerate() {
-            let paths: Vec<String> = slot.fields.keys().cloned().collect();
             let json = slot.plaintext();
-            let owners: Vec<SubjectRef> = slot.owners.iter().map(|(subject, _)| *subject).collect();
             let context = SlotContext {
                 store: &self.store,
                 event: &id,
                 event_type: prepared.event.event_type.as_str(),
                 schema_version,
-                owners: &owners,
+                owners: &slot.owners,
                 purpose: slot.purpose.as_str(),
                 slot: number as u16,
-                paths_sha256: envelope::paths_digest(&paths),
+                paths_sha256: envelope::paths_digest(&slot.fields),
             };
             let salt: [u8; 32] = self.entropy.draw()?;
             blob.seal(slot.key()?.as_ref(), &context, &salt, json.as_bytes(), &self.entropy.draw()?);
             commitments.push(commit::commit(&salt, json.as_bytes()));
             footprint.extend(slot.footprint(number as u16));
-            draft.slots.push(slot.meta(&offsets));
+            draft.slots.push(slot.meta());
         }
-        mention(prepared, people, &offsets, &mut draft, &mut footprint);
+        mention(prepared, people, ids, &mut draft, &mut footprint);
         let meta = draft.to_text();
         let salts: [u8; 64] = self.entropy.draw()?;
         commit_clear_parts(&salts, &meta, &public, &mut commitments);
@@ -257,68 +261,47 @@ fn commit_clear_parts(salts: &[u8; 64], meta: &str, public: &str, commitments: &
     commitments[1] = commit::commit(&salt(public_salt), public.as_bytes());
 }
 
-/// The caller's context members that are present.
-fn context(event: &NewEvent) -> Map<String, Value> {
-    let mut members = Map::new();
-    let mut put = |key: &str, value: Option<&String>| {
-        if let Some(text) = value {
-            members.insert(key.to_owned(), Value::String(text.clone()));
-        }
-    };
-    put("actor", event.actor.as_ref());
-    put("causation_id", event.causation_id.as_ref());
-    put("correlation_id", event.correlation_id.as_ref());
-    put("source", event.source.as_ref());
-    put("source_id", event.source_id.as_ref());
-    put("time", event.time.map(crate::clock::Millis::rfc3339).as_ref());
-    members
+/// Metadata with the caller's context.
+fn context(event: &NewEvent) -> MetaDraft<'_> {
+    MetaDraft {
+        actor: event.actor.as_deref(),
+        causation_id: event.causation_id.as_deref(),
+        correlation_id: event.correlation_id.as_deref(),
+        source: event.source.as_deref(),
+        source_id: event.source_id.as_deref(),
+        time: event.time.map(crate::clock::Millis::rfc3339),
+        ..MetaDraft::default()
+    }
 }
 
-/// Offsets by pointer text.
-type Offsets = std::collections::HashMap<String, usize>;
+/// Where in the event its subjects' ids stand, each with its person.
+fn sites<'p>(prepared: &'p Prepared<'_>, people: &'p [Person]) -> impl Iterator<Item = (&'p Pointer, &'p Person)> {
+    prepared.subjects.iter().zip(people).filter_map(|(site, person)| Some((site.path.as_ref()?, person)))
+}
 
-/// The public part: personal values cut out, external ids replaced by pseudonyms.
-fn cut_out(prepared: &Prepared, people: &[Person]) -> (String, Offsets) {
-    let pseudonyms: Vec<(&Pointer, String)> = prepared
-        .subjects
-        .iter()
-        .zip(people)
-        .filter_map(|(site, person)| site.path.as_ref().map(|path| (path, format!("\"{}\"", person.subject))))
-        .collect();
-    let holes = prepared.fields.iter().map(|field| (&field.path, "null"));
-    let places: Vec<(&Pointer, &str)> =
-        holes.chain(pseudonyms.iter().map(|(path, text)| (*path, text.as_str()))).collect();
-    let cuts: Vec<Cut<'_>> = places
-        .iter()
-        .map(|(path, instead)| Cut { segments: path.tokens().iter().map(String::as_str).collect(), instead })
-        .collect();
-    let (public, sites) = canonical_with_cuts(&prepared.event.data, &cuts);
-    let mut offsets = Offsets::new();
-    for ((path, _), site) in places.iter().zip(sites) {
-        // The same place named twice is cut once; the second entry stays `None`.
-        if let Some(at) = site {
-            offsets.insert(path.to_string(), at);
-        }
-    }
-    (public, offsets)
+/// The public part: personal values cut out, external ids replaced by pseudonyms. Also where each field's hole stands,
+/// then where each pseudonym does.
+fn cut_out(prepared: &Prepared<'_>, people: &[Person]) -> (String, Vec<Option<usize>>) {
+    let pseudonyms: Vec<(&Pointer, String)> =
+        sites(prepared, people).map(|(path, person)| (path, format!("\"{}\"", person.subject))).collect();
+    let holes = prepared.fields.iter().map(|field| Cut { path: &field.path, instead: "null" });
+    let ids = pseudonyms.iter().map(|(path, instead)| Cut { path, instead });
+    let cuts: Vec<Cut<'_>> = holes.chain(ids).collect();
+    canonical_with_cuts(&prepared.event.data, &cuts)
 }
 
 /// Records where pseudonyms stand, people found by natural key, in-line marks, and people who own no slot.
-fn mention(
-    prepared: &Prepared,
-    people: &[Person],
-    offsets: &Offsets,
-    draft: &mut MetaDraft,
+fn mention<'e>(
+    prepared: &'e Prepared<'_>,
+    people: &'e [Person],
+    offsets: &[Option<usize>],
+    draft: &mut MetaDraft<'e>,
     footprint: &mut Vec<FootprintEntry>,
 ) {
+    // A place that was named twice was cut once.
+    let ids = sites(prepared, people).zip(offsets).filter_map(|((path, _), at)| Some((path.as_str(), (*at)?)));
+    draft.ids.extend(ids);
     for (site, person) in prepared.subjects.iter().zip(people) {
-        if let Some(path) = &site.path {
-            let path = path.to_string();
-            let at = offsets.get(&path).copied().unwrap_or_default();
-            if !draft.ids.iter().any(|(known, _)| *known == path) {
-                draft.ids.push((path, at));
-            }
-        }
         if let SubjectKey::Natural(key) = &site.subject {
             draft.roles.insert(key.role().to_owned(), person.subject.to_string());
         }
@@ -328,7 +311,7 @@ fn mention(
         }
     }
     for field in prepared.fields.iter().filter(|field| field.inline) {
-        draft.marks.push((field.path.to_string(), field.category.clone(), field.inline_placeholder.clone()));
+        draft.marks.push((field.path.as_str(), field.category.as_deref(), field.inline_placeholder.as_ref()));
     }
 }
 

@@ -98,7 +98,7 @@ impl Store {
         self.clock.advance(1000);
         let draft = StreamDraft { stream: StreamName::parse(stream).unwrap(), expected: None, events: vec![event] };
         let request = AppendRequest { appends: vec![draft], conditions: vec![], idempotency: None };
-        self.appender.append(request).await.unwrap().appended
+        self.appender.append(&request).await.unwrap().appended
     }
 
     /// Forgets a person, or some purposes of one, and waits for the end.

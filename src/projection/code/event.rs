@@ -3,6 +3,7 @@
 //! Owns: which of its parts are plain and which are cells. Must not know: rows, columns. Keeps: what is plain does not
 //! depend on what is personal, nor on whether that can still be read.
 
+use std::borrow::Cow;
 use std::cell::OnceCell;
 
 use serde_json::Value;
@@ -103,7 +104,7 @@ impl<'a> CodeEvent<'a> {
         for mark in self.marks(&path) {
             owners = owners.and(&mark.owners)?;
             readable &= mark.readable;
-            if mark.tokens == path.tokens() {
+            if path.tokens().eq(mark.tokens.iter().map(String::as_str)) {
                 origin = Some(mark.origin.clone());
             }
         }
@@ -111,8 +112,9 @@ impl<'a> CodeEvent<'a> {
         Ok(CodeValue::of(Cell { value, owners, origin }))
     }
 
-    fn marks(&self, path: &Pointer) -> impl Iterator<Item = &'a Mark> {
-        self.view.marks.iter().filter(move |mark| overlap(&mark.tokens, path.tokens()))
+    fn marks(&self, path: &Pointer) -> impl Iterator<Item = &'a Mark> + use<'a> {
+        let tokens: Vec<String> = path.tokens().map(Cow::into_owned).collect();
+        self.view.marks.iter().filter(move |mark| overlap(&mark.tokens, &tokens))
     }
 }
 

@@ -89,7 +89,7 @@ impl Emitter {
         };
         let draft = StreamDraft { stream, expected: None, events: vec![event] };
         let request = AppendRequest { appends: vec![draft], conditions: Vec::new(), idempotency: None };
-        match self.0.append(request).await {
+        match self.0.append(&request).await {
             Ok(_) => Ok(None),
             Err(AppendError::Keystore(_) | AppendError::Submit(_) | AppendError::ErasureRecordBehind) => {
                 Err(BatchError::Unavailable("the event cannot be appended now"))

@@ -3,6 +3,7 @@
 //! Owns: what they would look like: people by pseudonym, personal places marked. Must not know: folds. Nothing is made in
 //! the keystore: a person who is not known yet has a stand-in here, which is in nobody's keys and in no table.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -36,7 +37,7 @@ pub struct Place<'a> {
 ///
 /// # Errors
 /// [`KeystoreError`] when the keystore cannot be reached.
-pub async fn people(keys: &CachedKeystore, entropy: &Entropy, events: &[Prepared]) -> Result<People, PeopleError> {
+pub async fn people(keys: &CachedKeystore, entropy: &Entropy, events: &[Prepared<'_>]) -> Result<People, PeopleError> {
     let mut people = People::new();
     let (mut ids, mut naturals) = (Vec::new(), Vec::new());
     for site in events.iter().flat_map(|event| &event.subjects) {
@@ -72,7 +73,7 @@ pub enum PeopleError {
 }
 
 /// The event as it would be read.
-pub fn view(event: &Prepared, people: &People, registry: &Registry, place: &Place<'_>) -> EventView {
+pub fn view(event: &Prepared<'_>, people: &People, registry: &Registry, place: &Place<'_>) -> EventView {
     let mut data = event.event.data.clone();
     for site in &event.subjects {
         let (Some(path), Some(subject)) = (&site.path, people.get(&site.subject)) else { continue };
@@ -92,7 +93,7 @@ pub fn view(event: &Prepared, people: &People, registry: &Registry, place: &Plac
     }
 }
 
-fn mark(field: &PersonalField, event: &Prepared, people: &People) -> Mark {
+fn mark(field: &PersonalField, event: &Prepared<'_>, people: &People) -> Mark {
     let owner = |index: &usize| Some((*people.get(&event.subjects.get(*index)?.subject)?, 0));
     let everyone: BTreeSet<(SubjectRef, u32)> = field.owners.iter().filter_map(owner).collect();
     let ways = field.purposes.iter().flat_map(|purpose| {
@@ -101,7 +102,7 @@ fn mark(field: &PersonalField, event: &Prepared, people: &People) -> Mark {
         joint.chain(each).map(|people| Alternative { purpose: purpose.clone(), people })
     });
     Mark {
-        tokens: field.path.tokens().to_vec(),
+        tokens: field.path.tokens().map(Cow::into_owned).collect(),
         owners: Owners::any_of(ways),
         readable: true,
         origin: Arc::new(Origin::Inline("null".to_owned())),
@@ -109,7 +110,7 @@ fn mark(field: &PersonalField, event: &Prepared, people: &People) -> Mark {
 }
 
 /// Pseudonyms by role: one, or a list where the role stands in an array.
-fn subjects(event: &Prepared, data: &Value, people: &People, registry: &Registry) -> Value {
+fn subjects(event: &Prepared<'_>, data: &Value, people: &People, registry: &Registry) -> Value {
     let version = event.schema_version.and_then(|v| registry.version(event.event.event_type.as_str(), Some(v)));
     let mut naturals = event.subjects.iter().filter(|site| site.natural.is_some());
     let mut members = Map::new();
@@ -117,7 +118,7 @@ fn subjects(event: &Prepared, data: &Value, people: &People, registry: &Registry
         let value = match at {
             Some(at) => {
                 let mut found = at.expand(data).into_iter().map(|(_, id)| id.clone()).filter(Value::is_string);
-                let several = at.tokens().iter().any(|token| token == "*");
+                let several = at.tokens().any(|token| token == "*");
                 if several { Some(Value::Array(found.collect())) } else { found.next() }
             }
             // Roles and the people found for them have the same order.
@@ -128,7 +129,7 @@ fn subjects(event: &Prepared, data: &Value, people: &People, registry: &Registry
     Value::Object(members)
 }
 
-fn envelope(event: &Prepared, place: &Place<'_>) -> Value {
+fn envelope(event: &Prepared<'_>, place: &Place<'_>) -> Value {
     let event = &event.event;
     let recorded = place.at.rfc3339();
     // The log chooses an id where the caller gave none; no rule can depend on which.

@@ -10,6 +10,7 @@
 //! event has a caller's id, or there is an idempotency key), it is handed in with an expectation that nothing meets: the
 //! log answers the replay, or refuses, and then the invariant's answer stands.
 
+use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
@@ -51,6 +52,17 @@ pub enum Checked {
     At(ExpectedRevision),
     /// The stream is not where the caller expects it; nothing was checked, and nothing may be appended.
     Elsewhere,
+}
+
+impl Checked {
+    /// What the append is let go with.
+    fn expectation(self, stated: Option<ExpectedRevision>) -> Option<ExpectedRevision> {
+        match self {
+            Self::Free => stated,
+            Self::At(expected) => Some(expected),
+            Self::Elsewhere => Some(NEVER),
+        }
+    }
 }
 
 /// Why an append was not let through. Holds no values.
@@ -112,11 +124,12 @@ impl Guard {
     ///
     /// # Errors
     /// [`GuardedError`]; nothing was written then, as for [`Appender::append`].
-    pub async fn append(&self, request: AppendRequest) -> Result<AppendDone, GuardedError> {
+    pub async fn append(&self, mut request: AppendRequest) -> Result<AppendDone, GuardedError> {
         let guards = self.folds.definitions.guards();
         if !request.appends.iter().any(|draft| guards.iter().any(|guard| concerns(guard, draft))) {
-            return Ok(self.appender.append(request).await?);
+            return Ok(self.appender.append(&request).await?);
         }
+        let stated: Vec<Option<ExpectedRevision>> = request.appends.iter().map(|draft| draft.expected).collect();
         let _turns = self.turns(&request.appends).await;
         for _ in 0..TRIES {
             let (checks, refusal) = match self.check(&guards, &request.appends).await {
@@ -130,7 +143,14 @@ impl Guard {
                     None => return Err(refusal.into()),
                 },
             };
-            match self.appender.append(expecting(&request, &checks)).await {
+            for (draft, check) in request.appends.iter_mut().zip(&checks) {
+                draft.expected = check.expectation(draft.expected);
+            }
+            let done = self.appender.append(&request).await;
+            for (draft, stated) in request.appends.iter_mut().zip(&stated) {
+                draft.expected = *stated;
+            }
+            match done {
                 Err(AppendError::Refused(refused @ Refused::WrongExpectedRevision { .. })) => {
                     if let Some(refusal) = refusal {
                         return Err(refusal.into());
@@ -166,12 +186,12 @@ impl Guard {
         draft: &StreamDraft,
     ) -> Result<Checked, GuardError> {
         let parts = &self.folds.parts;
-        let settings = parts.registry.category_settings(&draft.stream.category());
-        if settings.require_expected && draft.expected.is_none() {
+        let rules = parts.registry.rules(&draft.stream);
+        if rules.settings().require_expected && draft.expected.is_none() {
             // Refused for that.
             return Ok(Checked::Free);
         }
-        let prepared = draft.events.iter().map(|event| parts.registry.prepare(&draft.stream, event.clone()));
+        let prepared = draft.events.iter().map(|event| rules.prepare(Cow::Borrowed(event)));
         // The appender says what is wrong with it.
         let Ok(prepared) = prepared.collect::<Result<Vec<_>, _>>() else { return Ok(Checked::Elsewhere) };
         let people = draft::people(&parts.keys, &parts.entropy, &prepared).await?;
@@ -196,7 +216,7 @@ impl Guard {
         definition: &Definition,
         at: usize,
         draft: &StreamDraft,
-        (prepared, people): (&[Prepared], &People),
+        (prepared, people): (&[Prepared<'_>], &People),
         state: Option<FoldState>,
     ) -> Result<(), GuardError> {
         let Kind::Fold { invariant: Some(invariant), .. } = &definition.kind else { return Ok(()) };
@@ -292,24 +312,6 @@ fn holds(invariant: &Expression, definition: &Definition, row: &Row) -> Result<b
 fn may_be_replay(request: &AppendRequest) -> bool {
     let mut events = request.appends.iter().flat_map(|draft| &draft.events);
     request.idempotency.is_some() || events.all(|event| event.id.is_some())
-}
-
-/// The request with the expectations that were checked.
-fn expecting(request: &AppendRequest, checks: &[Checked]) -> AppendRequest {
-    let drafts = request.appends.iter().zip(checks).map(|(draft, check)| StreamDraft {
-        stream: draft.stream.clone(),
-        expected: match check {
-            Checked::Free => draft.expected,
-            Checked::At(expected) => Some(*expected),
-            Checked::Elsewhere => Some(NEVER),
-        },
-        events: draft.events.clone(),
-    });
-    AppendRequest {
-        appends: drafts.collect(),
-        conditions: request.conditions.clone(),
-        idempotency: request.idempotency,
-    }
 }
 
 /// What to answer when the log refused an expectation; `None` to check again.

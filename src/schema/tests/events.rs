@@ -71,7 +71,7 @@ fn carts_without_a_schema() {
     ] {
         let mut event = new_event(name, data);
         event.marks = vec![mark("/user_id", "u-1")];
-        let prepared = store.prepare(&StreamName::parse("cart-1").unwrap(), event).unwrap();
+        let prepared = store.prepare(&StreamName::parse("cart-1").unwrap(), Cow::Owned(event)).unwrap();
         assert_eq!(owned(&prepared), [("/user_id".to_owned(), vec!["u-1".to_owned()])]);
         assert_eq!((prepared.schema_version, prepared.subjects.len()), (None, 1));
         assert!(prepared.subjects[0].path.is_none() && prepared.findings.is_empty());
@@ -166,7 +166,7 @@ fn both_sources_of_marks_are_united() {
     let with = |marks: Vec<InlineMark>| {
         let mut event = new_event("transfer-made", json!({"payer_id": "p1", "payer_name": "Ada", "amount_cents": 1}));
         event.marks = marks;
-        store.prepare(&stream, event)
+        store.prepare(&stream, Cow::Owned(event))
     };
     assert_eq!(with(vec![mark("/payer_name", "p1")]).unwrap().fields.len(), 1, "the same twice is one");
     assert_eq!(wrong(with(vec![mark("/payer_name", "p2")]))[0].0, "personal-mark-conflict");
@@ -189,7 +189,7 @@ fn in_line_marks_of_two_people_seal_jointly() {
     let with = |marks: Vec<InlineMark>| {
         let mut event = new_event("said", json!({"text": {"a": "hello"}, "n": 1}));
         event.marks = marks;
-        store.prepare(&stream, event)
+        store.prepare(&stream, Cow::Owned(event))
     };
     let prepared = with(vec![mark("/text", "a"), mark("/text", "b")]).unwrap();
     assert_eq!((prepared.fields.len(), prepared.fields[0].joint), (1, true));
@@ -214,11 +214,12 @@ fn policies_of_categories() {
         wrong(prepare(&open, "signup", json!({"to": "ada@example.org"}))),
         [("unmarked-personal-data", "/data/to".to_owned())]
     );
-    let named = open.prepare(&StreamName::parse("contact-219-09-9999").unwrap(), new_event("signup", json!({})));
+    let named =
+        open.prepare(&StreamName::parse("contact-219-09-9999").unwrap(), Cow::Owned(new_event("signup", json!({}))));
     assert_eq!(wrong(named), [("identifier-looks-personal", "stream".to_owned())]);
     let mut acted = new_event("signup", json!({}));
     acted.actor = Some("user:ada@example.org".into());
-    let acted = open.prepare(&StreamName::parse("contact-1").unwrap(), acted);
+    let acted = open.prepare(&StreamName::parse("contact-1").unwrap(), Cow::Owned(acted));
     assert_eq!(wrong(acted), [("unmarked-personal-data", "/actor".to_owned())]);
 
     let registered = registry(&settings(SchemaPolicy::Registered, LeakGuard::Warn));
@@ -250,7 +251,7 @@ fn versions_come_and_are_deprecated() {
     let mut explicit = new_event("noted", json!({}));
     explicit.schema_version = Some(3);
     let stream = StreamName::parse("account-9").unwrap();
-    assert_eq!(wrong(store.prepare(&stream, explicit))[0].0, "schema-version-unknown");
+    assert_eq!(wrong(store.prepare(&stream, Cow::Owned(explicit)))[0].0, "schema-version-unknown");
 
     let replayed = RegistryRecord::SchemaRegistered { event_type: "noted".into(), version: 2, schema: two };
     store.apply(&replayed).unwrap();

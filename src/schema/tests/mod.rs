@@ -51,17 +51,17 @@ pub(super) fn new_event(name: &str, data: Value) -> NewEvent {
     }
 }
 
-pub(super) fn prepare(registry: &Registry, name: &str, data: Value) -> Result<Prepared, Vec<Violation>> {
-    registry.prepare(&StreamName::parse("account-9").unwrap(), new_event(name, data))
+pub(super) fn prepare(registry: &Registry, name: &str, data: Value) -> Result<Prepared<'static>, Vec<Violation>> {
+    registry.prepare(&StreamName::parse("account-9").unwrap(), Cow::Owned(new_event(name, data)))
 }
 
 /// Codes and pointers of what is wrong.
-pub(super) fn wrong(result: Result<Prepared, Vec<Violation>>) -> Vec<(&'static str, String)> {
+pub(super) fn wrong(result: Result<Prepared<'_>, Vec<Violation>>) -> Vec<(&'static str, String)> {
     result.map(|_| ()).unwrap_err().into_iter().map(|v| (v.code, v.pointer)).collect()
 }
 
 /// Field paths with the people who own them, as texts.
-pub(super) fn owned(prepared: &Prepared) -> Vec<(String, Vec<String>)> {
+pub(super) fn owned(prepared: &Prepared<'_>) -> Vec<(String, Vec<String>)> {
     let name = |index: &usize| match &prepared.subjects[*index].subject {
         SubjectKey::External(id) => id.expose().to_owned(),
         SubjectKey::Natural(key) => format!("{} {}", key.role(), key.expose()),

@@ -97,7 +97,7 @@ fn documents() -> impl Strategy<Value = (Value, Value)> {
     })
 }
 
-fn hidden(store: &Registry, prepared: &Prepared, hide: impl Fn(&PersonalField) -> bool) -> Value {
+fn hidden(store: &Registry, prepared: &Prepared<'_>, hide: impl Fn(&PersonalField) -> bool) -> Value {
     let mut data = prepared.event.data.clone();
     let mut set = |path: &Pointer, with: Value| *data.pointer_mut(&path.to_string()).unwrap() = with;
     for (index, site) in prepared.subjects.iter().enumerate() {

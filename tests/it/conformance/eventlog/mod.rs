@@ -9,6 +9,7 @@ pub mod model;
 pub mod read;
 pub mod records;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use oubliette::clock::Millis;
@@ -173,7 +174,7 @@ impl Maker {
                     path: pointer("value").unwrap(),
                     owners: vec![at],
                     joint: false,
-                    purposes: vec![purpose(name)],
+                    purposes: [purpose(name)].into(),
                     category: None,
                     inline_placeholder: None,
                     inline: true,
@@ -194,6 +195,7 @@ impl Maker {
             source: None,
             source_id: None,
         };
+        let event = Cow::Owned(event);
         let prepared = Prepared { event, schema_version: None, subjects, fields, findings: vec![] };
         let id = id.unwrap_or_else(|| EventId(self.entropy.draw().unwrap()));
         self.sealer.seal(id, &prepared, &people).unwrap()
