@@ -9,6 +9,7 @@ pub mod statement;
 
 use std::path::Path;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use postgres::PostgresDb;
@@ -143,6 +144,11 @@ pub fn open(path: &Path, mode: OpenMode) -> Result<Connection, OpenError> {
         setting(&connection, "synchronous", "FULL", "2")?;
         setting(&connection, "secure_delete", "ON", "1")?;
         setting(&connection, "foreign_keys", "ON", "1")?;
+    } else {
+        // Every query of ours names the index that drives it. Without this a statement is prepared anew whenever a value
+        // that the planner could look at differs from the one before.
+        let stable = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true);
+        stable.map_err(|error| classify(&error, "planner"))?;
     }
     Ok(connection)
 }

@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lru::LruCache;
 use sha2::{Digest, Sha256};
-use zeroize::Zeroizing;
 
 use crate::clock::Boottime;
 use crate::event::{ExternalId, NaturalKey, Purpose, SubjectKey, SubjectRef};
@@ -21,13 +20,13 @@ const SHARDS: usize = 64;
 /// Keys kept of one person; a person with more purposes and generations than this is served by the keystore.
 const KEYS_PER_PERSON: usize = 64;
 
-/// What the cache knows of one person. Dropping it zeroises the keys, as soon as nobody computes with them, and the id.
+/// What the cache knows of one person. Dropping it zeroises the keys and the id, as soon as nobody computes with them.
 #[derive(Default)]
 struct Person {
     keys: Vec<CachedKey>,
     /// Digest of the external id, which must agree with the map from digests for that map to be believed.
     digest: Option<[u8; 32]>,
-    external_id: Option<Zeroizing<Box<str>>>,
+    external_id: Option<ExternalId>,
 }
 
 struct CachedKey {
@@ -117,7 +116,8 @@ impl KeyCache {
     fn key(&self, id: &DekId) -> Option<Arc<Dek>> {
         let mut shard = lock(&self.people[shard_of(id.subject)]);
         let person = shard.people.get(&id.subject)?;
-        person.keys.iter().find(|cached| cached.id == *id).map(|cached| Arc::clone(&cached.key))
+        let same = |cached: &&CachedKey| cached.id.generation == id.generation && cached.id.purpose == id.purpose;
+        person.keys.iter().find(same).map(|cached| Arc::clone(&cached.key))
     }
 
     /// The whole answer to a want, or nothing.
@@ -154,7 +154,7 @@ impl KeyCache {
 
     fn external_id(&self, subject: SubjectRef) -> Option<ExternalId> {
         let mut shard = lock(&self.people[shard_of(subject)]);
-        ExternalId::parse(shard.people.get(&subject)?.external_id.as_ref()?).ok()
+        shard.people.get(&subject)?.external_id.clone()
     }
 
     fn put_key(&self, ticket: &Ticket, id: &DekId, key: &Arc<Dek>, current: bool) {
@@ -183,7 +183,7 @@ impl KeyCache {
     }
 
     fn put_external_id(&self, ticket: &Ticket, subject: SubjectRef, id: &ExternalId) {
-        self.with_person(ticket, subject, |person| person.external_id = Some(Zeroizing::new(id.expose().into())));
+        self.with_person(ticket, subject, |person| person.external_id = Some(id.clone()));
     }
 
     /// Changes what is known of a person, unless somebody of the shard was revoked since the ticket: then the answer

@@ -24,13 +24,13 @@ const MOST_WINDOWS: usize = 100_000;
 #[error("the access log cannot be written")]
 pub struct AccessRefused(#[from] SubmitError);
 
-/// A read that is about to happen.
-#[derive(Clone, Debug)]
-pub struct Viewing {
+/// A read that is about to happen. The same person and purpose may come several times.
+#[derive(Clone, Copy, Debug)]
+pub struct Viewing<'a> {
     /// Whose data.
     pub subject: SubjectRef,
     /// For which purpose.
-    pub purpose: String,
+    pub purpose: &'a str,
     /// How many values.
     pub fields: u32,
 }
@@ -38,14 +38,23 @@ pub struct Viewing {
 /// The access log.
 pub struct AccessLog {
     writer: Writer,
-    windows: Mutex<HashMap<Key, Window>>,
+    windows: Mutex<Windows>,
 }
 
+/// Open windows by view, then by person: a page has many people but one principal and few purposes, which are so looked
+/// up once and not for each person.
+type Windows = HashMap<View, HashMap<SubjectRef, Window>>;
+
 #[derive(PartialEq, Eq, Hash, Clone)]
-struct Key {
+struct View {
     principal: String,
     purpose: String,
-    subject: SubjectRef,
+}
+
+impl View {
+    fn of(viewer: &Viewer, purpose: &str) -> Self {
+        Self { principal: viewer.principal.clone(), purpose: purpose.to_owned() }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -66,19 +75,27 @@ impl AccessLog {
     ///
     /// # Errors
     /// [`AccessRefused`]: the values must not be shown.
-    pub async fn record(&self, viewer: &Viewer, viewings: Vec<Viewing>, now: Millis) -> Result<(), AccessRefused> {
+    pub async fn record(
+        &self,
+        viewer: &Viewer,
+        viewings: impl IntoIterator<Item = Viewing<'_>>,
+        now: Millis,
+    ) -> Result<(), AccessRefused> {
         let (mut entries, opening) = self.count(viewer, viewings, now);
         if opening.is_empty() {
             return Ok(());
         }
-        entries.extend(opening.iter().map(|(key, fields)| first_entry(viewer, key, *fields, now)));
+        entries.extend(opening.iter().map(|viewing| first_entry(viewer, viewing, now)));
         self.writer.record_access(entries).await?;
         // Only now: a window opened before its entry is durable would let another read of the minute leave unlogged.
         let mut windows = self.lock();
-        for (key, _) in opening {
-            if windows.len() < MOST_WINDOWS {
-                windows.entry(key).or_insert(Window { began: now, later: 0, route: viewer.route });
+        let mut open: usize = windows.values().map(HashMap::len).sum();
+        for one_purpose in opening.chunk_by(|a, b| a.purpose == b.purpose) {
+            let people = windows.entry(View::of(viewer, one_purpose[0].purpose)).or_default();
+            for viewing in one_purpose.iter().take(MOST_WINDOWS.saturating_sub(open)) {
+                people.entry(viewing.subject).or_insert(Window { began: now, later: 0, route: viewer.route });
             }
+            open += one_purpose.len();
         }
         Ok(())
     }
@@ -88,24 +105,22 @@ impl AccessLog {
     /// # Errors
     /// [`AccessRefused`] when the log cannot be written; the counts are kept for the next call.
     pub async fn flush(&self, now: Millis, all: bool) -> Result<(), AccessRefused> {
-        let over: Vec<(Key, Window)> = {
-            let mut windows = self.lock();
-            let done: Vec<Key> = windows
-                .iter()
-                .filter(|(_, window)| all || now.0 - window.began.0 >= WINDOW_MS)
-                .map(|(key, _)| key.clone())
-                .collect();
-            done.into_iter().filter_map(|key| windows.remove_entry(&key)).collect()
-        };
-        let entries: Vec<AccessEntry> =
-            over.iter().filter(|(_, window)| window.later > 0).map(|(key, window)| summary(key, window)).collect();
-        if entries.is_empty() {
+        let mut over: Vec<(View, SubjectRef, Window)> = Vec::new();
+        self.lock().retain(|view, people| {
+            let done = people.extract_if(|_, window| all || is_over(window, now));
+            over.extend(done.map(|(subject, window)| (view.clone(), subject, window)));
+            !people.is_empty()
+        });
+        over.retain(|(_, _, window)| window.later > 0);
+        if over.is_empty() {
             return Ok(());
         }
+        let entries = over.iter().map(|(view, subject, window)| summary(view, *subject, window)).collect();
         if let Err(error) = self.writer.record_access(entries).await {
             let mut windows = self.lock();
-            for (key, window) in over {
-                let kept = windows.entry(key).or_insert(Window { later: 0, ..window });
+            for (view, subject, window) in over {
+                let people = windows.entry(view).or_default();
+                let kept = people.entry(subject).or_insert(Window { later: 0, ..window });
                 kept.later = kept.later.saturating_add(window.later);
             }
             return Err(AccessRefused(error));
@@ -113,53 +128,73 @@ impl AccessLog {
         Ok(())
     }
 
-    /// Counts what open windows cover. Gives summaries of windows that are over, and the reads that need an entry.
-    fn count(&self, viewer: &Viewer, viewings: Vec<Viewing>, now: Millis) -> (Vec<AccessEntry>, Vec<(Key, u32)>) {
+    /// Counts what open windows cover. Gives summaries of windows that are over, and the reads that need an entry: each
+    /// person and purpose once, by purpose.
+    fn count<'v>(
+        &self,
+        viewer: &Viewer,
+        viewings: impl IntoIterator<Item = Viewing<'v>>,
+        now: Millis,
+    ) -> (Vec<AccessEntry>, Vec<Viewing<'v>>) {
+        let (mut summaries, mut opening) = (Vec::new(), Vec::<Viewing<'v>>::new());
         let mut windows = self.lock();
-        let (mut summaries, mut opening) = (Vec::new(), Vec::new());
-        for viewing in viewings {
-            let key = Key { principal: viewer.principal.clone(), purpose: viewing.purpose, subject: viewing.subject };
-            if let Some(window) = windows.get_mut(&key)
-                && now.0 - window.began.0 < WINDOW_MS
-            {
-                window.later = window.later.saturating_add(viewing.fields);
-                continue;
+        let mut viewings = viewings.into_iter().peekable();
+        while let Some(first) = viewings.next() {
+            let purpose = first.purpose;
+            let view = View::of(viewer, purpose);
+            let mut people = windows.get_mut(&view);
+            let same = std::iter::from_fn(|| viewings.next_if(|viewing| viewing.purpose == purpose));
+            for viewing in std::iter::once(first).chain(same) {
+                match people.as_mut().and_then(|people| people.get_mut(&viewing.subject)) {
+                    Some(window) if !is_over(window, now) => window.later = window.later.saturating_add(viewing.fields),
+                    found => {
+                        let counted = found.filter(|window| window.later > 0);
+                        summaries.extend(counted.map(|window| summary(&view, viewing.subject, window)));
+                        people.as_mut().map(|people| people.remove(&viewing.subject));
+                        opening.push(viewing);
+                    }
+                }
             }
-            if let Some((old, window)) = windows.remove_entry(&key)
-                && window.later > 0
-            {
-                summaries.push(summary(&old, &window));
-            }
-            opening.push((key, viewing.fields));
         }
+        drop(windows);
+        opening.sort_unstable_by_key(|viewing| (viewing.purpose, viewing.subject));
+        opening.dedup_by(|again, kept| {
+            let same = (again.purpose, again.subject) == (kept.purpose, kept.subject);
+            kept.fields = if same { kept.fields.saturating_add(again.fields) } else { kept.fields };
+            same
+        });
         (summaries, opening)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Window>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Windows> {
         self.windows.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
-fn first_entry(viewer: &Viewer, key: &Key, fields: u32, now: Millis) -> AccessEntry {
+fn is_over(window: &Window, now: Millis) -> bool {
+    now.0 - window.began.0 >= WINDOW_MS
+}
+
+fn first_entry(viewer: &Viewer, viewing: &Viewing<'_>, now: Millis) -> AccessEntry {
     AccessEntry {
         at: now,
-        principal: key.principal.clone(),
-        purpose: key.purpose.clone(),
-        subject: key.subject,
+        principal: viewer.principal.clone(),
+        purpose: viewing.purpose.to_owned(),
+        subject: viewing.subject,
         route: viewer.route.into(),
-        fields,
+        fields: viewing.fields,
         reason: viewer.reason.clone(),
         request: viewer.request.clone(),
     }
 }
 
 /// The entry that says how many more values a window saw.
-fn summary(key: &Key, window: &Window) -> AccessEntry {
+fn summary(view: &View, subject: SubjectRef, window: &Window) -> AccessEntry {
     AccessEntry {
         at: Millis(window.began.0 + WINDOW_MS),
-        principal: key.principal.clone(),
-        purpose: key.purpose.clone(),
-        subject: key.subject,
+        principal: view.principal.clone(),
+        purpose: view.purpose.clone(),
+        subject,
         route: window.route.into(),
         fields: window.later,
         reason: "later reads of the same minute".into(),

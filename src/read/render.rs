@@ -5,13 +5,15 @@
 //! nothing is parsed; only `redaction=omit` takes the event apart.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use serde_json::Value;
 
-use super::{Opened, ReadFailed, Redaction, RenderedEvent, State, pseudonym};
+use super::open::People;
+use super::{Opened, ReadFailed, Redaction, RenderedEvent, State};
 use crate::event::canonical::push_string;
-use crate::event::{ExternalId, Pointer, SubjectRef};
+use crate::event::{Pointer, SubjectRef};
 use crate::eventlog::{Fence, ReadError};
 use crate::schema::Registry;
 use crate::schema::{Placeholder, PlaceholderFacts};
@@ -32,7 +34,7 @@ pub struct Renderer<'a> {
     /// How redactions look.
     pub redaction: Redaction,
     /// External ids that this viewer may see.
-    pub people: &'a HashMap<SubjectRef, ExternalId>,
+    pub people: &'a People,
 }
 
 /// One personal field of an event, after looking at every slot it is in.
@@ -60,14 +62,55 @@ impl Shown<'_> {
     }
 }
 
+/// What stands at a place of a public part instead of what is stored there.
+struct Piece<'e> {
+    at: usize,
+    /// Length of what is stored there.
+    len: usize,
+    text: Cow<'e, str>,
+}
+
 impl Renderer<'_> {
-    /// Renders one event.
+    /// Renders the events of a page into one buffer, and counts. `named` is whose pseudonyms stand in the public parts, in
+    /// page order.
     ///
     /// # Errors
     /// [`ReadError::Corrupt`] when an offset or plaintext contradicts the format.
-    pub fn event(&self, opened: &Opened<'_>, counts: &mut Counts) -> Result<RenderedEvent, ReadFailed> {
-        let event = opened.event;
-        let corrupt = |column| ReadError::Corrupt { table: "events", column, row: event.position.0 };
+    pub fn page(
+        &self,
+        events: &[Opened<'_>],
+        named: &[Option<SubjectRef>],
+    ) -> Result<(Vec<RenderedEvent>, Counts), ReadFailed> {
+        let mut counts = Counts::default();
+        let size = |opened: &Opened<'_>| {
+            opened.event.public.len() + opened.event.sealed.as_ref().map_or(0, Bytes::len) + 384
+        };
+        let mut out = String::with_capacity(events.iter().map(size).sum());
+        let mut ends = Vec::with_capacity(events.len());
+        let mut named = named.iter();
+        for opened in events {
+            self.event(opened, named.by_ref().take(opened.meta.ids.len()), &mut counts, &mut out)?;
+            ends.push(out.len());
+        }
+        let text = Bytes::from(out);
+        let begins = std::iter::once(0).chain(ends.iter().copied());
+        let rendered = events.iter().zip(begins.zip(&ends)).map(|(opened, (from, to))| RenderedEvent {
+            position: opened.event.position,
+            revision: opened.event.revision,
+            system: opened.event.stream.is_system(),
+            json: text.slice(from..*to),
+        });
+        Ok((rendered.collect(), counts))
+    }
+
+    fn event<'n>(
+        &self,
+        opened: &Opened<'_>,
+        named: impl Iterator<Item = &'n Option<SubjectRef>>,
+        counts: &mut Counts,
+        out: &mut String,
+    ) -> Result<(), ReadFailed> {
+        let corrupt = |column| ReadError::Corrupt { table: "events", column, row: opened.event.position.0 };
         let values = opened
             .slots
             .iter()
@@ -81,19 +124,12 @@ impl Renderer<'_> {
                 Shown::Redacted { state, .. } => *counts.redacted.entry(state.as_str()).or_default() += 1,
             }
         }
-        let data = self.data(opened, &fields).ok_or_else(|| corrupt("meta"))?;
-        let mut out = String::with_capacity(data.len() + 512);
-        Self::head(opened, &mut out);
+        Self::head(opened, out);
         out.push_str(",\"data\":");
-        out.push_str(&data);
-        Self::redactions(&fields, &mut out);
+        self.data(opened, &fields, named, out).ok_or_else(|| corrupt("meta"))?;
+        Self::redactions(&fields, out);
         out.push('}');
-        Ok(RenderedEvent {
-            position: event.position,
-            revision: event.revision,
-            system: event.stream.is_system(),
-            json: out.into_bytes(),
-        })
+        Ok(())
     }
 
     /// Every personal field once, in document order.
@@ -119,34 +155,44 @@ impl Renderer<'_> {
     }
 
     /// The payload with values, placeholders and external ids in place. `None` when an offset is wrong.
-    fn data(&self, opened: &Opened<'_>, fields: &[Field<'_>]) -> Option<String> {
-        let public = opened.event.public.as_str();
-        let mut pieces: Vec<(usize, usize, Cow<'_, str>)> = Vec::with_capacity(fields.len() + opened.meta.ids.len());
+    fn data<'n>(
+        &self,
+        opened: &Opened<'_>,
+        fields: &[Field<'_>],
+        named: impl Iterator<Item = &'n Option<SubjectRef>>,
+        out: &mut String,
+    ) -> Option<()> {
+        let public: &str = &opened.event.public;
+        let mut pieces: Vec<Piece<'_>> = Vec::with_capacity(fields.len() + opened.meta.ids.len());
         for field in fields {
             let text = match &field.shown {
                 Shown::Value(text) => Cow::Borrowed(*text),
                 Shown::Redacted { state, .. } => Cow::Owned(self.stand_in(opened, field.path, state)),
             };
-            pieces.push((field.at, 4, text));
+            pieces.push(Piece { at: field.at, len: 4, text });
         }
-        for site in &opened.meta.ids {
-            let subject = pseudonym(public, site.1)?;
-            if let Some(id) = self.people.get(&subject) {
-                let mut text = String::new();
+        for (site, subject) in opened.meta.ids.iter().zip(named) {
+            if let Some(id) = self.people.get(subject.as_ref()?) {
+                let mut text = String::with_capacity(id.expose().len() + 2);
                 push_string(&mut text, id.expose());
-                pieces.push((site.1, SubjectRef::TEXT_LEN + 2, Cow::Owned(text)));
+                pieces.push(Piece { at: site.1, len: SubjectRef::TEXT_LEN + 2, text: Cow::Owned(text) });
             }
         }
-        pieces.sort_by_key(|piece| piece.0);
-        let mut out = String::with_capacity(public.len() + 256);
+        pieces.sort_by_key(|piece| piece.at);
+        let start = out.len();
         let mut from = 0;
-        for (at, len, text) in pieces {
+        for Piece { at, len, text } in pieces {
             out.push_str(public.get(from..at)?);
             out.push_str(&text);
             from = at + len;
         }
         out.push_str(public.get(from..)?);
-        if self.redaction == Redaction::Omit { omit(&out, fields) } else { Some(out) }
+        if self.redaction == Redaction::Omit {
+            let kept = omit(&out[start..], fields)?;
+            out.truncate(start);
+            out.push_str(&kept);
+        }
+        Some(())
     }
 
     /// What stands in place of a value that is not shown.
@@ -179,16 +225,16 @@ impl Renderer<'_> {
         let event = opened.event;
         let recorded = event.recorded.rfc3339();
         // Writing to a String cannot fail; ids, names and times need no escapes.
-        let _ = write!(
-            out,
-            "{{\"id\":\"{}\",\"stream\":\"{}\",\"revision\":{},\"position\":{},\"type\":\"{}\"",
-            event.id, event.stream, event.revision.0, event.position.0, event.event_type
-        );
+        out.push_str("{\"id\":\"");
+        event.id.push_to(out);
+        out.extend(["\",\"stream\":\"", event.stream.as_str()]);
+        let _ = write!(out, "\",\"revision\":{},\"position\":{}", event.revision.0, event.position.0);
+        out.extend([",\"type\":\"", event.event_type.as_str(), "\""]);
         if let Some(version) = event.schema_version {
             let _ = write!(out, ",\"schema_version\":{version}");
         }
         let time = opened.meta.time.as_deref().unwrap_or(&recorded);
-        let _ = write!(out, ",\"time\":\"{time}\",\"recorded_at\":\"{recorded}\"");
+        out.extend([",\"time\":\"", time, "\",\"recorded_at\":\"", &recorded, "\""]);
         // Pseudonyms, like those in the data: they group the events of a person for every reader.
         for (at, (role, subject)) in opened.meta.roles.iter().enumerate() {
             out.push_str(if at == 0 { ",\"subjects\":{" } else { "," });

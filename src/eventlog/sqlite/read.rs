@@ -10,7 +10,8 @@ use rusqlite::{Connection, OptionalExtension, params_from_iter};
 
 use super::rows::{self, JOINS, STORED, read_error};
 use crate::event::Revision;
-use crate::eventlog::limits::{cut_to_limits, people, size};
+use crate::eventlog::limits::{cut_to_limits, people};
+use crate::eventlog::stored::Gathered;
 use crate::eventlog::{Direction, Fences, Filter, Page, ReadError, ReadQuery, StoredEvent};
 
 /// Reads one page.
@@ -170,17 +171,14 @@ impl Select {
         let failed = |error: rusqlite::Error| read_error(&error);
         let mut statement = connection.prepare_cached(&sql).map_err(failed)?;
         let mut found = statement.query(params_from_iter(self.values)).map_err(failed)?;
-        let mut events = Vec::new();
-        let mut bytes = 0;
+        let mut events = Gathered::with_room(query.limit);
         while let Some(row) = found.next().map_err(failed)? {
-            let event = rows::stored(row).map_err(failed)??;
-            bytes += size(&event);
-            events.push(event);
+            events.push(&rows::event(row).map_err(failed)?)?;
             // One more than fits: it says where the next page begins.
-            if bytes > query.max_bytes && events.len() > 1 {
+            if events.size() > query.max_bytes && events.len() > 1 {
                 break;
             }
         }
-        Ok(events)
+        Ok(events.finish())
     }
 }
