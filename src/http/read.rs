@@ -30,9 +30,6 @@ enum Format {
     Sse,
 }
 
-/// Most events of a range that are read, opened and sent at once: small enough to stay in a processor's cache on the way.
-const LINES: u64 = 256;
-
 /// Reads a stream: a page of JSON, a range as NDJSON, or live as server-sent events.
 #[utoipa::path(get, path = "/v1/streams/{stream}/events", tag = "events",
     params(("stream" = String, Path, description = "Stream name"),
@@ -152,7 +149,7 @@ fn limit(app: &Shared, query: &mut Query, format: Format) -> Result<(usize, Opti
             let limit = query.number("limit", 1..=page)?;
             Ok((limit.unwrap_or(100.min(page)) as usize, limit))
         }
-        Format::Ndjson => Ok((page.min(LINES) as usize, query.number("limit", 1..=u64::MAX >> 1)?)),
+        Format::Ndjson => Ok((page as usize, query.number("limit", 1..=u64::MAX >> 1)?)),
         Format::Sse => Ok((page.min(200) as usize, None)),
     }
 }

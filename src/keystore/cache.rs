@@ -42,6 +42,15 @@ struct Shard {
     people: LruCache<SubjectRef, Person>,
 }
 
+impl Shard {
+    /// What is known of a person. While half of the room is free nobody is about to be pushed out, and who was asked for
+    /// last is not noted: that would be written into the entries of two others, too.
+    fn person(&mut self, subject: &SubjectRef) -> Option<&Person> {
+        let free = self.people.len() * 2 < self.people.cap().get();
+        if free { self.people.peek(subject) } else { self.people.get(subject) }
+    }
+}
+
 /// A bounded cache of people: their keys, and the way from and to the caller's id. Evicts at once, never lazily.
 pub struct KeyCache {
     people: Vec<Mutex<Shard>>,
@@ -115,7 +124,7 @@ impl KeyCache {
 
     fn key(&self, id: &DekId) -> Option<Arc<Dek>> {
         let mut shard = lock(&self.people[shard_of(id.subject)]);
-        let person = shard.people.get(&id.subject)?;
+        let person = shard.person(&id.subject)?;
         let same = |cached: &&CachedKey| cached.id.generation == id.generation && cached.id.purpose == id.purpose;
         person.keys.iter().find(same).map(|cached| Arc::clone(&cached.key))
     }
@@ -133,7 +142,7 @@ impl KeyCache {
             SubjectKey::Natural(_) => return None,
         };
         let mut shard = lock(&self.people[shard_of(subject)]);
-        let person = shard.people.get(&subject)?;
+        let person = shard.person(&subject)?;
         if digest.is_some() && person.digest != digest {
             return None;
         }
@@ -149,12 +158,12 @@ impl KeyCache {
         let digest = self.digest(id);
         let subject = self.by_digest(&digest)?;
         let mut shard = lock(&self.people[shard_of(subject)]);
-        (shard.people.get(&subject)?.digest == Some(digest)).then_some(subject)
+        (shard.person(&subject)?.digest == Some(digest)).then_some(subject)
     }
 
     fn external_id(&self, subject: SubjectRef) -> Option<ExternalId> {
         let mut shard = lock(&self.people[shard_of(subject)]);
-        shard.people.get(&subject)?.external_id.clone()
+        shard.person(&subject)?.external_id.clone()
     }
 
     fn put_key(&self, ticket: &Ticket, id: &DekId, key: &Arc<Dek>, current: bool) {

@@ -41,28 +41,44 @@ pub struct AccessLog {
     windows: Mutex<Windows>,
 }
 
-/// Open windows by view, then by person: a page has many people but one principal and few purposes, which are so looked
-/// up once and not for each person.
-type Windows = HashMap<View, HashMap<SubjectRef, Window>>;
+/// Open windows by principal.
+type Windows = HashMap<String, Seen>;
 
-#[derive(PartialEq, Eq, Hash, Clone)]
-struct View {
-    principal: String,
-    purpose: String,
-}
-
-impl View {
-    fn of(viewer: &Viewer, purpose: &str) -> Self {
-        Self { principal: viewer.principal.clone(), purpose: purpose.to_owned() }
-    }
+/// What one principal has seen.
+#[derive(Default)]
+struct Seen {
+    /// The purposes of the windows below, which name them by place.
+    purposes: Vec<String>,
+    /// Everything about a person in one place: there are many, and most are seen for the same few purposes.
+    people: HashMap<SubjectRef, Vec<Window>>,
 }
 
 #[derive(Clone, Copy)]
 struct Window {
+    purpose: usize,
     began: Millis,
     /// Values seen after the entry that opened the window.
     later: u32,
     route: &'static str,
+}
+
+impl Seen {
+    /// Place of a purpose.
+    fn purpose(&mut self, name: &str) -> usize {
+        self.purposes.iter().position(|known| known == name).unwrap_or_else(|| {
+            self.purposes.push(name.to_owned());
+            self.purposes.len() - 1
+        })
+    }
+
+    /// Opens a window, or adds to the one that is open.
+    fn open(&mut self, subject: SubjectRef, window: Window) {
+        let windows = self.people.entry(subject).or_default();
+        match windows.iter_mut().find(|known| known.purpose == window.purpose) {
+            Some(known) => known.later = known.later.saturating_add(window.later),
+            None => windows.push(window),
+        }
+    }
 }
 
 impl AccessLog {
@@ -89,13 +105,11 @@ impl AccessLog {
         self.writer.record_access(entries).await?;
         // Only now: a window opened before its entry is durable would let another read of the minute leave unlogged.
         let mut windows = self.lock();
-        let mut open: usize = windows.values().map(HashMap::len).sum();
-        for one_purpose in opening.chunk_by(|a, b| a.purpose == b.purpose) {
-            let people = windows.entry(View::of(viewer, one_purpose[0].purpose)).or_default();
-            for viewing in one_purpose.iter().take(MOST_WINDOWS.saturating_sub(open)) {
-                people.entry(viewing.subject).or_insert(Window { began: now, later: 0, route: viewer.route });
-            }
-            open += one_purpose.len();
+        let open: usize = windows.values().flat_map(|seen| seen.people.values()).map(Vec::len).sum();
+        let seen = windows.entry(viewer.principal.clone()).or_default();
+        for viewing in opening.iter().take(MOST_WINDOWS.saturating_sub(open)) {
+            let purpose = seen.purpose(viewing.purpose);
+            seen.open(viewing.subject, Window { purpose, began: now, later: 0, route: viewer.route });
         }
         Ok(())
     }
@@ -105,23 +119,28 @@ impl AccessLog {
     /// # Errors
     /// [`AccessRefused`] when the log cannot be written; the counts are kept for the next call.
     pub async fn flush(&self, now: Millis, all: bool) -> Result<(), AccessRefused> {
-        let mut over: Vec<(View, SubjectRef, Window)> = Vec::new();
-        self.lock().retain(|view, people| {
-            let done = people.extract_if(|_, window| all || is_over(window, now));
-            over.extend(done.map(|(subject, window)| (view.clone(), subject, window)));
+        let mut over: Vec<(String, String, SubjectRef, Window)> = Vec::new();
+        self.lock().retain(|principal, Seen { purposes, people }| {
+            people.retain(|subject, windows| {
+                let done = windows.extract_if(.., |window| all || is_over(window, now));
+                let counted = done.filter(|window| window.later > 0);
+                over.extend(counted.map(|w| (principal.clone(), purposes[w.purpose].clone(), *subject, w)));
+                !windows.is_empty()
+            });
             !people.is_empty()
         });
-        over.retain(|(_, _, window)| window.later > 0);
         if over.is_empty() {
             return Ok(());
         }
-        let entries = over.iter().map(|(view, subject, window)| summary(view, *subject, window)).collect();
-        if let Err(error) = self.writer.record_access(entries).await {
+        let entry = |(principal, purpose, subject, window): &(String, String, SubjectRef, Window)| {
+            summary(principal, purpose, *subject, window)
+        };
+        if let Err(error) = self.writer.record_access(over.iter().map(entry).collect()).await {
             let mut windows = self.lock();
-            for (view, subject, window) in over {
-                let people = windows.entry(view).or_default();
-                let kept = people.entry(subject).or_insert(Window { later: 0, ..window });
-                kept.later = kept.later.saturating_add(window.later);
+            for (principal, purpose, subject, window) in over {
+                let seen = windows.entry(principal).or_default();
+                let purpose = seen.purpose(&purpose);
+                seen.open(subject, Window { purpose, ..window });
             }
             return Err(AccessRefused(error));
         }
@@ -129,7 +148,7 @@ impl AccessLog {
     }
 
     /// Counts what open windows cover. Gives summaries of windows that are over, and the reads that need an entry: each
-    /// person and purpose once, by purpose.
+    /// person and purpose once.
     fn count<'v>(
         &self,
         viewer: &Viewer,
@@ -138,32 +157,28 @@ impl AccessLog {
     ) -> (Vec<AccessEntry>, Vec<Viewing<'v>>) {
         let (mut summaries, mut opening) = (Vec::new(), Vec::<Viewing<'v>>::new());
         let mut windows = self.lock();
-        let mut viewings = viewings.into_iter().peekable();
-        while let Some(first) = viewings.next() {
-            let purpose = first.purpose;
-            let view = View::of(viewer, purpose);
-            let mut people = windows.get_mut(&view);
-            let same = std::iter::from_fn(|| viewings.next_if(|viewing| viewing.purpose == purpose));
-            for viewing in std::iter::once(first).chain(same) {
-                match people.as_mut().and_then(|people| people.get_mut(&viewing.subject)) {
-                    Some(window) if !is_over(window, now) => window.later = window.later.saturating_add(viewing.fields),
-                    found => {
-                        let counted = found.filter(|window| window.later > 0);
-                        summaries.extend(counted.map(|window| summary(&view, viewing.subject, window)));
-                        people.as_mut().map(|people| people.remove(&viewing.subject));
-                        opening.push(viewing);
-                    }
+        let Some(Seen { purposes, people }) = windows.get_mut(&viewer.principal) else {
+            drop(windows);
+            return (summaries, distinct(viewings.into_iter().collect()));
+        };
+        for viewing in viewings {
+            let named = |window: &Window| purposes[window.purpose] == viewing.purpose;
+            let known = people.get_mut(&viewing.subject);
+            let known = known.and_then(|known| known.iter().position(named).map(|at| (known, at)));
+            match known {
+                Some((known, at)) if !is_over(&known[at], now) => {
+                    known[at].later = known[at].later.saturating_add(viewing.fields);
+                }
+                known => {
+                    let over = known.map(|(known, at)| known.swap_remove(at)).filter(|window| window.later > 0);
+                    let summed = |window| summary(&viewer.principal, viewing.purpose, viewing.subject, &window);
+                    summaries.extend(over.map(summed));
+                    opening.push(viewing);
                 }
             }
         }
         drop(windows);
-        opening.sort_unstable_by_key(|viewing| (viewing.purpose, viewing.subject));
-        opening.dedup_by(|again, kept| {
-            let same = (again.purpose, again.subject) == (kept.purpose, kept.subject);
-            kept.fields = if same { kept.fields.saturating_add(again.fields) } else { kept.fields };
-            same
-        });
-        (summaries, opening)
+        (summaries, distinct(opening))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Windows> {
@@ -173,6 +188,19 @@ impl AccessLog {
 
 fn is_over(window: &Window, now: Millis) -> bool {
     now.0 - window.began.0 >= WINDOW_MS
+}
+
+/// Each person and purpose once.
+fn distinct(mut viewings: Vec<Viewing<'_>>) -> Vec<Viewing<'_>> {
+    viewings.sort_unstable_by_key(|viewing| (viewing.subject, viewing.purpose));
+    viewings.dedup_by(|again, kept| {
+        let same = (again.subject, again.purpose) == (kept.subject, kept.purpose);
+        if same {
+            kept.fields = kept.fields.saturating_add(again.fields);
+        }
+        same
+    });
+    viewings
 }
 
 fn first_entry(viewer: &Viewer, viewing: &Viewing<'_>, now: Millis) -> AccessEntry {
@@ -189,11 +217,11 @@ fn first_entry(viewer: &Viewer, viewing: &Viewing<'_>, now: Millis) -> AccessEnt
 }
 
 /// The entry that says how many more values a window saw.
-fn summary(view: &View, subject: SubjectRef, window: &Window) -> AccessEntry {
+fn summary(principal: &str, purpose: &str, subject: SubjectRef, window: &Window) -> AccessEntry {
     AccessEntry {
         at: Millis(window.began.0 + WINDOW_MS),
-        principal: view.principal.clone(),
-        purpose: view.purpose.clone(),
+        principal: principal.to_owned(),
+        purpose: purpose.to_owned(),
         subject,
         route: window.route.into(),
         fields: window.later,

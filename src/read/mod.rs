@@ -126,7 +126,7 @@ pub struct Opened<'p> {
     /// Its metadata.
     pub meta: &'p Meta<'p>,
     /// Per slot: the values, or why not, and whose slot decided it.
-    pub slots: Vec<Result<OpenedSlot, (State, SubjectRef)>>,
+    pub slots: &'p [Result<OpenedSlot, (State, SubjectRef)>],
 }
 
 /// A page that holds opened personal data. The lease must be checked before every write of it.
@@ -280,16 +280,17 @@ impl Reader {
             Err(_) => None,
         };
         let opened = open::open(self.store, page, &metas, &plan, keys.as_deref());
+        let events = opened.events(page, &metas);
         let named = open::named(page, &metas);
         let people = self.external_ids(page, &named, viewer).await?;
         let nameless = people.is_none();
         let people = people.unwrap_or_default();
-        let viewings = open::viewings(&opened, &plan, &named, &people);
+        let viewings = open::viewings(&opened, &metas, &plan, &named, &people);
         lease.narrow(viewings.clone().map(|viewing| viewing.subject));
         self.parts.access.record(viewer, viewings, self.parts.clock.now()).await?;
         let renderer =
             render::Renderer { registry: &self.parts.registry, redaction: viewer.redaction, people: &people };
-        let (events, counts) = renderer.page(&opened.events, &named)?;
+        let (events, counts) = renderer.page(&events, &named)?;
         let rendered = Rendered {
             events,
             next: page.next,

@@ -118,41 +118,53 @@ impl Planner<'_> {
     }
 }
 
-/// The opened page.
-pub struct OpenedPage<'p> {
-    /// Events in page order.
-    pub events: Vec<Opened<'p>>,
+/// The slots of a page, opened.
+pub struct OpenedPage {
+    /// Slot after slot in page order: what was opened, or why not.
+    slots: Vec<Result<OpenedSlot, Closed>>,
     /// Whether a key that no fence explains was destroyed or unknown, or an envelope did not open.
     pub missing: bool,
 }
 
+impl OpenedPage {
+    /// The events of the page with their slots.
+    pub fn events<'p>(&'p self, page: &'p Page, metas: &'p [Meta<'p>]) -> Vec<Opened<'p>> {
+        let mut rest = self.slots.as_slice();
+        let opened = page.events.iter().zip(metas).map(|(event, meta)| {
+            let (slots, others) = rest.split_at(meta.slots.len());
+            rest = others;
+            Opened { event, meta, slots }
+        });
+        opened.collect()
+    }
+}
+
 /// Opens what the plan allows. `keys` are the answers to what the plan wants, in that order, or `None` when the keystore
 /// could not be reached.
-pub fn open<'p>(
+pub fn open(
     store: StoreId,
-    page: &'p Page,
-    metas: &'p [Meta<'p>],
+    page: &Page,
+    metas: &[Meta<'_>],
     plan: &Plan,
     keys: Option<&[Fetched]>,
-) -> OpenedPage<'p> {
+) -> OpenedPage {
     let mut opener = Opener { store, plan, keys, digests: Vec::new() };
-    let mut missing = false;
+    let mut opened = OpenedPage { slots: Vec::with_capacity(plan.slots.len()), missing: false };
     let mut decisions = plan.slots.iter();
-    let events = page.events.iter().zip(metas).map(|(event, meta)| {
+    for (event, meta) in page.events.iter().zip(metas) {
         let mut envelopes = envelope::slots(event.sealed.as_deref().unwrap_or_default());
-        let numbered = (0..).zip(&meta.slots).zip(decisions.by_ref());
-        let slots = numbered.map(|((number, slot), decision)| {
+        for ((number, slot), decision) in (0..).zip(&meta.slots).zip(decisions.by_ref()) {
             let sealed = envelopes.next().and_then(Result::ok).flatten();
-            let owners = decision.as_ref().map_err(Clone::clone)?;
-            opener.open(event, number, slot, owners, sealed).ok_or_else(|| {
-                missing |= keys.is_some();
-                (State::Unavailable, plan.owners[owners.start])
-            })
-        });
-        Opened { event, meta, slots: slots.collect() }
-    });
-    let events = events.collect();
-    OpenedPage { events, missing }
+            opened.slots.push(match decision {
+                Err(closed) => Err(closed.clone()),
+                Ok(owners) => opener.open(event, number, slot, owners, sealed).ok_or_else(|| {
+                    opened.missing |= keys.is_some();
+                    (State::Unavailable, plan.owners[owners.start])
+                }),
+            });
+        }
+    }
+    opened
 }
 
 struct Opener<'a, 'p> {
@@ -205,20 +217,21 @@ impl<'p> Opener<'_, 'p> {
 
 /// Who is about to be seen, for which purpose, in how many values.
 pub fn viewings<'a>(
-    opened: &'a OpenedPage<'_>,
+    opened: &'a OpenedPage,
+    metas: &'a [Meta<'_>],
     plan: &'a Plan,
     named: &'a [Option<SubjectRef>],
     people: &'a People,
 ) -> impl Iterator<Item = Viewing<'a>> + Clone {
-    let slots = opened.events.iter().flat_map(|opened| opened.slots.iter().zip(&opened.meta.slots));
-    let values = slots.zip(&plan.slots).filter(|((slot, _), _)| slot.is_ok()).flat_map(|((_, meta), owners)| {
-        let owners = owners.as_ref().map_or(&[][..], |owners| &plan.owners[owners.clone()]);
+    let slots = metas.iter().flat_map(|meta| &meta.slots).zip(opened.slots.iter().zip(&plan.slots));
+    let values = slots.flat_map(|(meta, (slot, owners))| {
+        let owners = owners.as_ref().ok().filter(|_| slot.is_ok()).cloned().unwrap_or_default();
         let viewing = |subject: &SubjectRef| Viewing {
             subject: *subject,
             purpose: &meta.purpose,
             fields: meta.fields.len() as u32,
         };
-        owners.iter().map(viewing)
+        plan.owners[owners].iter().map(viewing)
     });
     let ids = named.iter().flatten().filter(|subject| people.get(subject).is_some());
     values.chain(ids.map(|subject| Viewing { subject: *subject, purpose: "$identity", fields: 1 }))

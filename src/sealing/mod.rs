@@ -342,7 +342,20 @@ impl OpenedSlot {
     /// # Errors
     /// [`envelope::OpenError`] when the plaintext is not the object the format demands.
     pub fn fields(&self) -> Result<Vec<(std::borrow::Cow<'_, str>, &str)>, envelope::OpenError> {
-        slots::parse_plaintext(self.0.json())
+        let mut fields = Vec::new();
+        self.each_field(|path, text| fields.push((path, text)))?;
+        Ok(fields)
+    }
+
+    /// The same, one after the other.
+    ///
+    /// # Errors
+    /// [`envelope::OpenError`] when the plaintext is not the object the format demands; some fields may have come before.
+    pub fn each_field<'a>(
+        &'a self,
+        take: impl FnMut(std::borrow::Cow<'a, str>, &'a str),
+    ) -> Result<(), envelope::OpenError> {
+        slots::each_field(self.0.json(), take)
     }
 
     /// The slot's commitment, to be compared with the stored one.

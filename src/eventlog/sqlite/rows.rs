@@ -85,12 +85,14 @@ fn fence(row: &Row<'_>) -> rusqlite::Result<Fence> {
     })
 }
 
-/// The store's erasure epoch: 0 means that no fence exists, so that none need be looked up.
-pub fn erasure_epoch(connection: &Connection) -> rusqlite::Result<u64> {
-    connection
-        .prepare_cached("select erasure_epoch from head")?
-        .query_row([], |row| row.get::<_, i64>(0))
-        .map(|epoch| epoch as u64)
+/// Runs reads in one snapshot.
+pub fn in_snapshot<T>(connection: &Connection, read: impl FnOnce() -> Result<T, ReadError>) -> Result<T, ReadError> {
+    let run = |sql| connection.prepare_cached(sql).and_then(|mut statement| statement.execute([]).map(drop));
+    run("begin").map_err(|error| read_error(&error))?;
+    let found = read();
+    // Nothing was written; what matters is that the snapshot is let go, whatever was read.
+    run("rollback").map_err(|error| read_error(&error))?;
+    found
 }
 
 /// Number of an interned name, if there is one.

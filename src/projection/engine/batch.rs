@@ -382,7 +382,7 @@ pub async fn views_for(parts: &Parts, page: &Page, viewer: &Viewer) -> Result<(V
     if opened.missing {
         return Err(BatchError::KeyUnknown);
     }
-    let views = threads::each(threads::pieces(&opened.events), |piece| {
+    let views = threads::each(threads::pieces(&opened.events(page, &metas)), |piece| {
         piece.iter().map(|event| EventView::new(event, &parts.registry)).collect::<Result<Vec<_>, _>>()
     });
     let views = views.into_iter().collect::<Result<Vec<_>, _>>().map_err(|_| BatchError::Corrupt("events"))?;
