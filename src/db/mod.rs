@@ -9,6 +9,7 @@ pub mod statement;
 
 use std::path::Path;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use postgres::PostgresDb;
@@ -138,7 +139,12 @@ pub fn open(path: &Path, mode: OpenMode) -> Result<Connection, OpenError> {
     connection.set_prepared_statement_cache_capacity(128);
     setting(&connection, "trusted_schema", "OFF", "0")?;
     setting(&connection, "temp_store", "MEMORY", "2")?;
-    if mode != OpenMode::ReadOnly {
+    if mode == OpenMode::ReadOnly {
+        // Every query of ours names the index that drives it. Without this a statement is prepared anew whenever a value
+        // that the planner could look at differs from the one before.
+        let stable = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true);
+        stable.map_err(|error| classify(&error, "planner"))?;
+    } else {
         setting(&connection, "journal_mode", "WAL", "wal")?;
         setting(&connection, "synchronous", "FULL", "2")?;
         setting(&connection, "secure_delete", "ON", "1")?;

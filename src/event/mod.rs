@@ -108,6 +108,11 @@ impl std::fmt::Display for StreamId {
 }
 
 impl EventId {
+    /// Appends the written form, which is that of [`std::fmt::Display`].
+    pub fn push_to(&self, out: &mut String) {
+        out.push_str(Uuid::from_bytes(self.0).hyphenated().encode_lower(&mut Uuid::encode_buffer()));
+    }
+
     /// Parses a UUID in any of its usual written forms.
     pub fn parse(text: &str) -> Option<Self> {
         Uuid::try_parse(text).ok().map(|uuid| Self(uuid.into_bytes()))
@@ -126,15 +131,29 @@ impl SubjectRef {
 
     /// Parses `ds_` and 32 lower-case hexadecimal digits.
     pub fn parse(text: &str) -> Option<Self> {
-        let digits = text.strip_prefix("ds_")?;
-        if digits.len() != 32 || digits.bytes().any(|b| b.is_ascii_uppercase()) {
-            return None;
-        }
+        let digits: &[u8; 32] = text.strip_prefix("ds_")?.as_bytes().try_into().ok()?;
         let mut bytes = [0; 16];
-        hex::decode_to_slice(digits, &mut bytes).ok()?;
-        Some(Self(bytes))
+        let mut seen = 0;
+        // Digits are random, so a branch for each would be guessed wrong every other time: all are looked up, and whether
+        // one was none is asked once.
+        for (byte, pair) in bytes.iter_mut().zip(digits.as_chunks::<2>().0) {
+            let [high, low] = pair.map(|digit| HEX[usize::from(digit)]);
+            *byte = high << 4 | low;
+            seen |= high | low;
+        }
+        (seen < 16).then_some(Self(bytes))
     }
 }
+
+/// Value of each lower-case hexadecimal digit; of any other byte 255.
+const HEX: [u8; 256] = {
+    let (digits, mut values, mut value) = (b"0123456789abcdef", [u8::MAX; 256], 0);
+    while value < digits.len() {
+        values[digits[value] as usize] = value as u8;
+        value += 1;
+    }
+    values
+};
 
 impl std::fmt::Display for SubjectRef {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -221,6 +240,15 @@ mod tests {
         assert_eq!(SubjectRef::parse(&subject.to_string()), Some(subject));
         assert_eq!(SubjectRef::parse(&subject.to_string().to_uppercase()), None);
         assert_eq!(SubjectRef::parse("ds_7f"), None);
+        let digits = format!("ds_{}", "0123456789abcdef".repeat(2));
+        assert_eq!(SubjectRef::parse(&digits).map(|subject| subject.to_string()), Some(digits.clone()));
+        for (at, wrong) in
+            (3..digits.len()).flat_map(|at| ['/', ':', '`', 'g', 'A', ' ', '\0'].map(|wrong| (at, wrong)))
+        {
+            let mut text = digits.clone();
+            text.replace_range(at..=at, wrong.encode_utf8(&mut [0; 4]));
+            assert_eq!(SubjectRef::parse(&text), None, "{wrong:?} at {at}");
+        }
     }
 
     #[test]

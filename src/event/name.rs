@@ -7,6 +7,8 @@
 use std::borrow::Borrow;
 use std::sync::{Arc, LazyLock};
 
+use zeroize::Zeroizing;
+
 /// A text that is not a valid name. Never carries the text itself: it could be personal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
@@ -147,9 +149,10 @@ fn check(text: &str, limit: usize, first: fn(u8) -> bool, rest: fn(u8) -> bool) 
     }
 }
 
-/// The caller's own identifier of a data subject. Personal data: lives only in the keystore, never printed.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ExternalId(Arc<str>);
+/// The caller's own identifier of a data subject. Personal data: lives only in the keystore, never printed, zeroised when
+/// the last holder drops it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ExternalId(Arc<Zeroizing<Box<str>>>);
 
 impl ExternalId {
     /// The longest allowed id in bytes.
@@ -172,13 +175,31 @@ impl ExternalId {
         }
         match text.char_indices().find(|(_, c)| c.is_control()) {
             Some((at, _)) => Err(NameError::Character { at }),
-            None => Ok(Self(text.into())),
+            None => Ok(Self(Arc::new(Zeroizing::new(text.into())))),
         }
     }
 
     /// The id itself. Callers must neither log nor store it outside the keystore.
     pub fn expose(&self) -> &str {
         &self.0
+    }
+}
+
+impl std::hash::Hash for ExternalId {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.expose().hash(state);
+    }
+}
+
+impl Ord for ExternalId {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.expose().cmp(other.expose())
+    }
+}
+
+impl PartialOrd for ExternalId {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
     }
 }
 

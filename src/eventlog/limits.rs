@@ -2,12 +2,13 @@
 //!
 //! Owns: what engines must agree on about pages. Must not know: engines.
 
+use super::stored::EACH;
 use super::{ReadQuery, StoredEvent};
 use crate::event::SubjectRef;
 
 /// What an event counts for in a page's limit of bytes.
-pub fn size(event: &StoredEvent) -> usize {
-    event.public.len() + event.meta.len() + event.sealed.as_ref().map_or(0, Vec::len) + 128
+fn size(event: &StoredEvent) -> usize {
+    event.public.len() + event.meta.len() + event.sealed.as_ref().map_or(0, bytes::Bytes::len) + EACH
 }
 
 /// Cuts to the limits; where the next page begins, if there is one.

@@ -10,6 +10,7 @@ pub mod plan;
 pub mod postgres;
 mod reply;
 pub mod sqlite;
+mod stored;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
@@ -19,8 +20,9 @@ pub use batch::{
 };
 pub use page::{
     AccessRow, AuditRow, Direction, ErasureRow, Fence, FenceState, Fences, FootprintRow, Head, Page, ReadQuery,
-    RequestRow, StoredEvent, StreamInfo,
+    RequestRow, StreamInfo,
 };
+pub use stored::{StoredEvent, Text};
 
 use crate::clock::Millis;
 use crate::event::{Category, Position, StreamName, SubjectRef};

@@ -4,11 +4,11 @@
 
 use std::collections::HashMap;
 
+use super::StoredEvent;
 use super::batch::{AccessEntry, Filter};
 use crate::clock::Millis;
-use crate::event::{EventId, EventType, Position, Purpose, Revision, StoreId, StreamId, StreamName, SubjectRef};
+use crate::event::{Position, Purpose, Revision, StoreId, StreamId, StreamName, SubjectRef};
 use crate::merkle::Frontier;
-use crate::sealing::EventIdentity;
 
 /// Direction of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,43 +53,6 @@ pub struct Page {
     pub head: u64,
     /// Last revision of the stream, for stream reads of a stream that exists.
     pub last_revision: Option<Revision>,
-}
-
-/// An event as stored.
-#[derive(Clone, Debug)]
-pub struct StoredEvent {
-    /// Global position.
-    pub position: Position,
-    /// Event id.
-    pub id: EventId,
-    /// Stream.
-    pub stream: StreamName,
-    /// Revision in the stream.
-    pub revision: Revision,
-    /// Type.
-    pub event_type: EventType,
-    /// Schema version; `None` without a schema.
-    pub schema_version: Option<u32>,
-    /// When the log recorded it.
-    pub recorded: Millis,
-    /// Canonical JSON metadata, written by `sealing`.
-    pub meta: String,
-    /// Canonical JSON payload with holes.
-    pub public: String,
-    /// Envelopes, or `None` where there never were any or all are gone.
-    pub sealed: Option<Vec<u8>>,
-}
-
-impl StoredEvent {
-    /// What the envelopes of the event are bound to.
-    pub fn identity<'a>(&'a self, store: &'a StoreId) -> EventIdentity<'a> {
-        EventIdentity {
-            store,
-            event: &self.id,
-            event_type: self.event_type.as_str(),
-            schema_version: self.schema_version.unwrap_or(0),
-        }
-    }
 }
 
 /// What a verifier needs beside the event itself.

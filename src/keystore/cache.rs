@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lru::LruCache;
 use sha2::{Digest, Sha256};
-use zeroize::Zeroizing;
 
 use crate::clock::Boottime;
 use crate::event::{ExternalId, NaturalKey, Purpose, SubjectKey, SubjectRef};
@@ -21,13 +20,13 @@ const SHARDS: usize = 64;
 /// Keys kept of one person; a person with more purposes and generations than this is served by the keystore.
 const KEYS_PER_PERSON: usize = 64;
 
-/// What the cache knows of one person. Dropping it zeroises the keys, as soon as nobody computes with them, and the id.
+/// What the cache knows of one person. Dropping it zeroises the keys and the id, as soon as nobody computes with them.
 #[derive(Default)]
 struct Person {
     keys: Vec<CachedKey>,
     /// Digest of the external id, which must agree with the map from digests for that map to be believed.
     digest: Option<[u8; 32]>,
-    external_id: Option<Zeroizing<Box<str>>>,
+    external_id: Option<ExternalId>,
 }
 
 struct CachedKey {
@@ -41,6 +40,15 @@ struct Shard {
     /// Counts revocations; an insertion that was prepared under another number is refused.
     revocations: u64,
     people: LruCache<SubjectRef, Person>,
+}
+
+impl Shard {
+    /// What is known of a person. While half of the room is free nobody is about to be pushed out, and who was asked for
+    /// last is not noted: that would be written into the entries of two others, too.
+    fn person(&mut self, subject: &SubjectRef) -> Option<&Person> {
+        let free = self.people.len() * 2 < self.people.cap().get();
+        if free { self.people.peek(subject) } else { self.people.get(subject) }
+    }
 }
 
 /// A bounded cache of people: their keys, and the way from and to the caller's id. Evicts at once, never lazily.
@@ -116,8 +124,9 @@ impl KeyCache {
 
     fn key(&self, id: &DekId) -> Option<Arc<Dek>> {
         let mut shard = lock(&self.people[shard_of(id.subject)]);
-        let person = shard.people.get(&id.subject)?;
-        person.keys.iter().find(|cached| cached.id == *id).map(|cached| Arc::clone(&cached.key))
+        let person = shard.person(&id.subject)?;
+        let same = |cached: &&CachedKey| cached.id.generation == id.generation && cached.id.purpose == id.purpose;
+        person.keys.iter().find(same).map(|cached| Arc::clone(&cached.key))
     }
 
     /// The whole answer to a want, or nothing.
@@ -133,7 +142,7 @@ impl KeyCache {
             SubjectKey::Natural(_) => return None,
         };
         let mut shard = lock(&self.people[shard_of(subject)]);
-        let person = shard.people.get(&subject)?;
+        let person = shard.person(&subject)?;
         if digest.is_some() && person.digest != digest {
             return None;
         }
@@ -149,12 +158,12 @@ impl KeyCache {
         let digest = self.digest(id);
         let subject = self.by_digest(&digest)?;
         let mut shard = lock(&self.people[shard_of(subject)]);
-        (shard.people.get(&subject)?.digest == Some(digest)).then_some(subject)
+        (shard.person(&subject)?.digest == Some(digest)).then_some(subject)
     }
 
     fn external_id(&self, subject: SubjectRef) -> Option<ExternalId> {
         let mut shard = lock(&self.people[shard_of(subject)]);
-        ExternalId::parse(shard.people.get(&subject)?.external_id.as_ref()?).ok()
+        shard.person(&subject)?.external_id.clone()
     }
 
     fn put_key(&self, ticket: &Ticket, id: &DekId, key: &Arc<Dek>, current: bool) {
@@ -183,7 +192,7 @@ impl KeyCache {
     }
 
     fn put_external_id(&self, ticket: &Ticket, subject: SubjectRef, id: &ExternalId) {
-        self.with_person(ticket, subject, |person| person.external_id = Some(Zeroizing::new(id.expose().into())));
+        self.with_person(ticket, subject, |person| person.external_id = Some(id.clone()));
     }
 
     /// Changes what is known of a person, unless somebody of the shard was revoked since the ticket: then the answer

@@ -6,7 +6,7 @@
 //! fence, or it sees the fence itself. Only a clock that nobody sets is used, and one that goes on while the machine is
 //! suspended: whoever waits for the end of a lease elsewhere does not know that this machine slept.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -56,7 +56,23 @@ struct Entry {
 enum Holds {
     /// Not known yet: counts as everyone.
     Everyone,
-    These(HashSet<SubjectRef>),
+    These(People),
+}
+
+/// People in ascending order, each once.
+struct People(Vec<SubjectRef>);
+
+impl People {
+    fn new(subjects: impl IntoIterator<Item = SubjectRef>) -> Self {
+        let mut people: Vec<SubjectRef> = subjects.into_iter().collect();
+        people.sort_unstable();
+        people.dedup();
+        Self(people)
+    }
+
+    fn contains(&self, subject: SubjectRef) -> bool {
+        self.0.binary_search(&subject).is_ok()
+    }
 }
 
 /// The right to emit plaintext until a deadline. Ends when dropped.
@@ -85,8 +101,8 @@ impl Leases {
     /// A lease on known people that began at `now`, which must lie before the fence was read. Costs nothing when there
     /// are none.
     pub fn open(&self, subjects: impl IntoIterator<Item = SubjectRef>, now: Boottime) -> Lease {
-        let subjects: HashSet<_> = subjects.into_iter().collect();
-        if subjects.is_empty() {
+        let subjects = People::new(subjects);
+        if subjects.0.is_empty() {
             return Lease { held: None };
         }
         self.enter(Holds::These(subjects), now)
@@ -120,7 +136,7 @@ impl Leases {
         for entry in lock(&self.book).open.values_mut() {
             let held = match &entry.holds {
                 Holds::Everyone => true,
-                Holds::These(subjects) => whom.is_none_or(|subject| subjects.contains(&subject)),
+                Holds::These(subjects) => whom.is_none_or(|subject| subjects.contains(subject)),
             };
             if held {
                 entry.revoked |= matches!(entry.holds, Holds::These(_));
@@ -149,7 +165,7 @@ impl Leases {
     /// How many answers have the person's clear values and could be within their time. After a forget has returned there are none.
     pub fn holding(&self, subject: SubjectRef) -> usize {
         let now = Boottime::now();
-        let holds = |entry: &&Entry| matches!(&entry.holds, Holds::These(subjects) if subjects.contains(&subject));
+        let holds = |entry: &&Entry| matches!(&entry.holds, Holds::These(subjects) if subjects.contains(subject));
         lock(&self.book).open.values().filter(holds).filter(|entry| now < entry.deadline).count()
     }
 
@@ -174,21 +190,21 @@ impl Lease {
     /// one of these people revoked meanwhile loses it. A lease that already names people keeps those it has in common.
     pub fn narrow(&mut self, subjects: impl IntoIterator<Item = SubjectRef>) {
         let Some(held) = &self.held else { return };
-        let mut subjects: HashSet<_> = subjects.into_iter().collect();
+        let mut subjects = People::new(subjects);
         let mut book = lock(&held.book);
         let Some(entry) = book.open.get_mut(&held.id) else { return };
         if let Holds::These(old) = &entry.holds {
-            subjects.retain(|subject| old.contains(subject));
+            subjects.0.retain(|subject| old.contains(*subject));
         }
         let touches = |whom: &Option<SubjectRef>| match whom {
-            Some(subject) => subjects.contains(subject),
-            None => !subjects.is_empty(),
+            Some(subject) => subjects.contains(*subject),
+            None => !subjects.0.is_empty(),
         };
         let (stay, go): (Vec<_>, Vec<_>) =
             std::mem::take(&mut entry.waiting).into_iter().partition(|(whom, _)| touches(whom));
         entry.revoked |= !stay.is_empty();
         entry.waiting = stay;
-        let nobody = subjects.is_empty();
+        let nobody = subjects.0.is_empty();
         entry.holds = Holds::These(subjects);
         drop(book);
         for (_, ended) in go {

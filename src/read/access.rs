@@ -24,13 +24,13 @@ const MOST_WINDOWS: usize = 100_000;
 #[error("the access log cannot be written")]
 pub struct AccessRefused(#[from] SubmitError);
 
-/// A read that is about to happen.
-#[derive(Clone, Debug)]
-pub struct Viewing {
+/// A read that is about to happen. The same person and purpose may come several times.
+#[derive(Clone, Copy, Debug)]
+pub struct Viewing<'a> {
     /// Whose data.
     pub subject: SubjectRef,
     /// For which purpose.
-    pub purpose: String,
+    pub purpose: &'a str,
     /// How many values.
     pub fields: u32,
 }
@@ -38,22 +38,47 @@ pub struct Viewing {
 /// The access log.
 pub struct AccessLog {
     writer: Writer,
-    windows: Mutex<HashMap<Key, Window>>,
+    windows: Mutex<Windows>,
 }
 
-#[derive(PartialEq, Eq, Hash, Clone)]
-struct Key {
-    principal: String,
-    purpose: String,
-    subject: SubjectRef,
+/// Open windows by principal.
+type Windows = HashMap<String, Seen>;
+
+/// What one principal has seen.
+#[derive(Default)]
+struct Seen {
+    /// The purposes of the windows below, which name them by place.
+    purposes: Vec<String>,
+    /// Everything about a person in one place: there are many, and most are seen for the same few purposes.
+    people: HashMap<SubjectRef, Vec<Window>>,
 }
 
 #[derive(Clone, Copy)]
 struct Window {
+    purpose: usize,
     began: Millis,
     /// Values seen after the entry that opened the window.
     later: u32,
     route: &'static str,
+}
+
+impl Seen {
+    /// Place of a purpose.
+    fn purpose(&mut self, name: &str) -> usize {
+        self.purposes.iter().position(|known| known == name).unwrap_or_else(|| {
+            self.purposes.push(name.to_owned());
+            self.purposes.len() - 1
+        })
+    }
+
+    /// Opens a window, or adds to the one that is open.
+    fn open(&mut self, subject: SubjectRef, window: Window) {
+        let windows = self.people.entry(subject).or_default();
+        match windows.iter_mut().find(|known| known.purpose == window.purpose) {
+            Some(known) => known.later = known.later.saturating_add(window.later),
+            None => windows.push(window),
+        }
+    }
 }
 
 impl AccessLog {
@@ -66,19 +91,25 @@ impl AccessLog {
     ///
     /// # Errors
     /// [`AccessRefused`]: the values must not be shown.
-    pub async fn record(&self, viewer: &Viewer, viewings: Vec<Viewing>, now: Millis) -> Result<(), AccessRefused> {
+    pub async fn record(
+        &self,
+        viewer: &Viewer,
+        viewings: impl IntoIterator<Item = Viewing<'_>>,
+        now: Millis,
+    ) -> Result<(), AccessRefused> {
         let (mut entries, opening) = self.count(viewer, viewings, now);
         if opening.is_empty() {
             return Ok(());
         }
-        entries.extend(opening.iter().map(|(key, fields)| first_entry(viewer, key, *fields, now)));
+        entries.extend(opening.iter().map(|viewing| first_entry(viewer, viewing, now)));
         self.writer.record_access(entries).await?;
         // Only now: a window opened before its entry is durable would let another read of the minute leave unlogged.
         let mut windows = self.lock();
-        for (key, _) in opening {
-            if windows.len() < MOST_WINDOWS {
-                windows.entry(key).or_insert(Window { began: now, later: 0, route: viewer.route });
-            }
+        let open: usize = windows.values().flat_map(|seen| seen.people.values()).map(Vec::len).sum();
+        let seen = windows.entry(viewer.principal.clone()).or_default();
+        for viewing in opening.iter().take(MOST_WINDOWS.saturating_sub(open)) {
+            let purpose = seen.purpose(viewing.purpose);
+            seen.open(viewing.subject, Window { purpose, began: now, later: 0, route: viewer.route });
         }
         Ok(())
     }
@@ -88,78 +119,110 @@ impl AccessLog {
     /// # Errors
     /// [`AccessRefused`] when the log cannot be written; the counts are kept for the next call.
     pub async fn flush(&self, now: Millis, all: bool) -> Result<(), AccessRefused> {
-        let over: Vec<(Key, Window)> = {
-            let mut windows = self.lock();
-            let done: Vec<Key> = windows
-                .iter()
-                .filter(|(_, window)| all || now.0 - window.began.0 >= WINDOW_MS)
-                .map(|(key, _)| key.clone())
-                .collect();
-            done.into_iter().filter_map(|key| windows.remove_entry(&key)).collect()
-        };
-        let entries: Vec<AccessEntry> =
-            over.iter().filter(|(_, window)| window.later > 0).map(|(key, window)| summary(key, window)).collect();
-        if entries.is_empty() {
+        let mut over: Vec<(String, String, SubjectRef, Window)> = Vec::new();
+        self.lock().retain(|principal, Seen { purposes, people }| {
+            people.retain(|subject, windows| {
+                let done = windows.extract_if(.., |window| all || is_over(window, now));
+                let counted = done.filter(|window| window.later > 0);
+                over.extend(counted.map(|w| (principal.clone(), purposes[w.purpose].clone(), *subject, w)));
+                !windows.is_empty()
+            });
+            !people.is_empty()
+        });
+        if over.is_empty() {
             return Ok(());
         }
-        if let Err(error) = self.writer.record_access(entries).await {
+        let entry = |(principal, purpose, subject, window): &(String, String, SubjectRef, Window)| {
+            summary(principal, purpose, *subject, window)
+        };
+        if let Err(error) = self.writer.record_access(over.iter().map(entry).collect()).await {
             let mut windows = self.lock();
-            for (key, window) in over {
-                let kept = windows.entry(key).or_insert(Window { later: 0, ..window });
-                kept.later = kept.later.saturating_add(window.later);
+            for (principal, purpose, subject, window) in over {
+                let seen = windows.entry(principal).or_default();
+                let purpose = seen.purpose(&purpose);
+                seen.open(subject, Window { purpose, ..window });
             }
             return Err(AccessRefused(error));
         }
         Ok(())
     }
 
-    /// Counts what open windows cover. Gives summaries of windows that are over, and the reads that need an entry.
-    fn count(&self, viewer: &Viewer, viewings: Vec<Viewing>, now: Millis) -> (Vec<AccessEntry>, Vec<(Key, u32)>) {
+    /// Counts what open windows cover. Gives summaries of windows that are over, and the reads that need an entry: each
+    /// person and purpose once.
+    fn count<'v>(
+        &self,
+        viewer: &Viewer,
+        viewings: impl IntoIterator<Item = Viewing<'v>>,
+        now: Millis,
+    ) -> (Vec<AccessEntry>, Vec<Viewing<'v>>) {
+        let (mut summaries, mut opening) = (Vec::new(), Vec::<Viewing<'v>>::new());
         let mut windows = self.lock();
-        let (mut summaries, mut opening) = (Vec::new(), Vec::new());
+        let Some(Seen { purposes, people }) = windows.get_mut(&viewer.principal) else {
+            drop(windows);
+            return (summaries, distinct(viewings.into_iter().collect()));
+        };
         for viewing in viewings {
-            let key = Key { principal: viewer.principal.clone(), purpose: viewing.purpose, subject: viewing.subject };
-            if let Some(window) = windows.get_mut(&key)
-                && now.0 - window.began.0 < WINDOW_MS
-            {
-                window.later = window.later.saturating_add(viewing.fields);
-                continue;
+            let named = |window: &Window| purposes[window.purpose] == viewing.purpose;
+            let known = people.get_mut(&viewing.subject);
+            let known = known.and_then(|known| known.iter().position(named).map(|at| (known, at)));
+            match known {
+                Some((known, at)) if !is_over(&known[at], now) => {
+                    known[at].later = known[at].later.saturating_add(viewing.fields);
+                }
+                known => {
+                    let over = known.map(|(known, at)| known.swap_remove(at)).filter(|window| window.later > 0);
+                    let summed = |window| summary(&viewer.principal, viewing.purpose, viewing.subject, &window);
+                    summaries.extend(over.map(summed));
+                    opening.push(viewing);
+                }
             }
-            if let Some((old, window)) = windows.remove_entry(&key)
-                && window.later > 0
-            {
-                summaries.push(summary(&old, &window));
-            }
-            opening.push((key, viewing.fields));
         }
-        (summaries, opening)
+        drop(windows);
+        (summaries, distinct(opening))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Window>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Windows> {
         self.windows.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
-fn first_entry(viewer: &Viewer, key: &Key, fields: u32, now: Millis) -> AccessEntry {
+fn is_over(window: &Window, now: Millis) -> bool {
+    now.0 - window.began.0 >= WINDOW_MS
+}
+
+/// Each person and purpose once.
+fn distinct(mut viewings: Vec<Viewing<'_>>) -> Vec<Viewing<'_>> {
+    viewings.sort_unstable_by_key(|viewing| (viewing.subject, viewing.purpose));
+    viewings.dedup_by(|again, kept| {
+        let same = (again.subject, again.purpose) == (kept.subject, kept.purpose);
+        if same {
+            kept.fields = kept.fields.saturating_add(again.fields);
+        }
+        same
+    });
+    viewings
+}
+
+fn first_entry(viewer: &Viewer, viewing: &Viewing<'_>, now: Millis) -> AccessEntry {
     AccessEntry {
         at: now,
-        principal: key.principal.clone(),
-        purpose: key.purpose.clone(),
-        subject: key.subject,
+        principal: viewer.principal.clone(),
+        purpose: viewing.purpose.to_owned(),
+        subject: viewing.subject,
         route: viewer.route.into(),
-        fields,
+        fields: viewing.fields,
         reason: viewer.reason.clone(),
         request: viewer.request.clone(),
     }
 }
 
 /// The entry that says how many more values a window saw.
-fn summary(key: &Key, window: &Window) -> AccessEntry {
+fn summary(principal: &str, purpose: &str, subject: SubjectRef, window: &Window) -> AccessEntry {
     AccessEntry {
         at: Millis(window.began.0 + WINDOW_MS),
-        principal: key.principal.clone(),
-        purpose: key.purpose.clone(),
-        subject: key.subject,
+        principal: principal.to_owned(),
+        purpose: purpose.to_owned(),
+        subject,
         route: window.route.into(),
         fields: window.later,
         reason: "later reads of the same minute".into(),

@@ -9,14 +9,15 @@ pub mod open;
 pub mod render;
 mod roles;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
 
 pub use roles::roles;
 
 use crate::clock::Clock;
-use crate::event::{ExternalId, Position, Revision, StoreId, SubjectKey, SubjectRef};
+use crate::event::{Position, Revision, StoreId, SubjectKey, SubjectRef};
 use crate::eventlog::{EventLog, Fence, Page, ReadError, ReadQuery, StoredEvent};
 use crate::keystore::CachedKeystore;
 use crate::keystore::lease::{Lease, Leases};
@@ -25,6 +26,7 @@ use crate::schema::Registry;
 use crate::sealing::OpenedSlot;
 use crate::sealing::meta::Meta;
 use access::{AccessLog, AccessRefused, Viewing};
+use open::People;
 
 /// How redacted values are shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -122,9 +124,9 @@ pub struct Opened<'p> {
     /// As stored.
     pub event: &'p StoredEvent,
     /// Its metadata.
-    pub meta: Meta<'p>,
+    pub meta: &'p Meta<'p>,
     /// Per slot: the values, or why not, and whose slot decided it.
-    pub slots: Vec<Result<OpenedSlot, (State, SubjectRef)>>,
+    pub slots: &'p [Result<OpenedSlot, (State, SubjectRef)>],
 }
 
 /// A page that holds opened personal data. The lease must be checked before every write of it.
@@ -157,8 +159,8 @@ pub struct RenderedEvent {
     pub revision: Revision,
     /// Whether it is one of the system's own.
     pub system: bool,
-    /// JSON text.
-    pub json: Vec<u8>,
+    /// JSON text, a part of what the page's events share.
+    pub json: Bytes,
 }
 
 /// Why a read failed.
@@ -237,8 +239,8 @@ impl Reader {
         if self.parts.log.fences(vec![subject]).await?.covering(&subject, "$identity", 0).is_some() {
             return Ok(None);
         }
-        let viewing = Viewing { subject, purpose: "$identity".to_owned(), fields: 1 };
-        self.parts.access.record(viewer, vec![viewing], self.parts.clock.now()).await?;
+        let viewing = Viewing { subject, purpose: "$identity", fields: 1 };
+        self.parts.access.record(viewer, [viewing], self.parts.clock.now()).await?;
         Ok(Some(subject))
     }
 
@@ -271,27 +273,24 @@ impl Reader {
 
     async fn render(&self, page: &Page, viewer: &Viewer, mut lease: Lease) -> Result<Attempt, ReadFailed> {
         let metas = open::metas(page)?;
-        let plan = open::plan(page, &metas, viewer);
-        let keys = match self.parts.keys.fetch(plan.wanted.iter().cloned().collect()).await {
-            Ok(fetched) => Some(plan.wanted.iter().cloned().zip(fetched).collect::<HashMap<_, _>>()),
+        let mut plan = open::plan(page, &metas, viewer);
+        let keys = match self.parts.keys.fetch(std::mem::take(&mut plan.wanted)).await {
+            Ok(fetched) => Some(fetched),
             Err(error) if !viewer.partial => return Err(error.into()),
             Err(_) => None,
         };
-        let opened = open::open(self.store, page, metas, plan, keys.as_ref());
-        let people = self.external_ids(page, &opened.events, viewer).await?;
+        let opened = open::open(self.store, page, &metas, &plan, keys.as_deref());
+        let events = opened.events(page, &metas);
+        let named = open::named(page, &metas);
+        let people = self.external_ids(page, &named, viewer).await?;
         let nameless = people.is_none();
         let people = people.unwrap_or_default();
-        let viewings = open::viewings(&opened.events, &people);
-        lease.narrow(viewings.keys().map(|(subject, _)| *subject));
-        if !viewings.is_empty() {
-            let viewings =
-                viewings.into_iter().map(|((subject, purpose), fields)| Viewing { subject, purpose, fields }).collect();
-            self.parts.access.record(viewer, viewings, self.parts.clock.now()).await?;
-        }
-        let mut counts = render::Counts::default();
+        let viewings = open::viewings(&opened, &metas, &plan, &named, &people);
+        lease.narrow(viewings.clone().map(|viewing| viewing.subject));
+        self.parts.access.record(viewer, viewings, self.parts.clock.now()).await?;
         let renderer =
             render::Renderer { registry: &self.parts.registry, redaction: viewer.redaction, people: &people };
-        let events = opened.events.iter().map(|event| renderer.event(event, &mut counts)).collect::<Result<_, _>>()?;
+        let (events, counts) = renderer.page(&events, &named)?;
         let rendered = Rendered {
             events,
             next: page.next,
@@ -306,39 +305,30 @@ impl Reader {
         Ok(Attempt { rendered, missing: opened.missing })
     }
 
-    /// External ids of everyone in the page, for viewers who may see personal data. A person under a whole-person fence
-    /// has none any more. `None` when they cannot be had and the viewer takes a partial answer.
+    /// External ids of the people who are named in the page, for viewers who may see personal data. A person under a
+    /// whole-person fence has none any more. `None` when they cannot be had and the viewer takes a partial answer.
     async fn external_ids(
         &self,
         page: &Page,
-        events: &[Opened<'_>],
+        named: &[Option<SubjectRef>],
         viewer: &Viewer,
-    ) -> Result<Option<HashMap<SubjectRef, ExternalId>>, ReadFailed> {
+    ) -> Result<Option<People>, ReadFailed> {
         if viewer.purposes == Purposes::None {
-            return Ok(Some(HashMap::new()));
+            return Ok(Some(People::default()));
         }
-        let mut refs: Vec<SubjectRef> = events
-            .iter()
-            .flat_map(|opened| opened.meta.ids.iter().filter_map(|site| pseudonym(&opened.event.public, site.1)))
-            .filter(|subject| page.fences.covering(subject, "$identity", 0).is_none())
-            .collect();
+        let fenced = |subject: &SubjectRef| page.fences.covering(subject, "$identity", 0).is_some();
+        let mut refs: Vec<SubjectRef> = named.iter().flatten().filter(|subject| !fenced(subject)).copied().collect();
         refs.sort_unstable();
         refs.dedup();
-        let found = match self.parts.keys.external_ids(refs.clone()).await {
-            Ok(found) => found,
-            Err(_) if viewer.partial => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        Ok(Some(refs.into_iter().zip(found).filter_map(|(subject, id)| Some((subject, id?))).collect()))
+        match self.parts.keys.external_ids(refs.clone()).await {
+            Ok(found) => Ok(Some(People::new(refs, found))),
+            Err(_) if viewer.partial => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
 struct Attempt {
     rendered: Rendered,
     missing: bool,
-}
-
-/// The pseudonym whose opening quote stands at `at` in a public part.
-fn pseudonym(public: &str, at: usize) -> Option<SubjectRef> {
-    public.get(at + 1..at + 1 + SubjectRef::TEXT_LEN).and_then(SubjectRef::parse)
 }

@@ -1,16 +1,19 @@
 //! What of a page may be opened, and opening it.
 //!
-//! Pure but for the cipher: decides per slot from the fences and the viewer, names the keys, opens.
+//! Pure but for the cipher: decides per slot from the fences and the viewer, names the keys, opens. What many events of a
+//! page have in common (a key, a purpose, a list of pointers) is worked out once for the page.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Opened, ReadFailed, State, Viewer, pseudonym};
+use super::access::Viewing;
+use super::{Opened, ReadFailed, State, Viewer};
 use crate::event::{ExternalId, Purpose, StoreId, SubjectRef};
-use crate::eventlog::{Page, ReadError};
+use crate::eventlog::{Page, ReadError, StoredEvent};
 use crate::keystore::{Dek, DekId, Fetched};
 use crate::sealing::envelope;
-use crate::sealing::meta::{Meta, SlotMeta};
+use crate::sealing::meta::{Meta, Site, SlotMeta};
 use crate::sealing::{self, OpenedSlot};
 
 /// The metadata of every event of the page.
@@ -24,133 +27,221 @@ pub fn metas(page: &Page) -> Result<Vec<Meta<'_>>, ReadFailed> {
         .collect()
 }
 
-/// The keys of a slot in owner order, or why it is not opened and whose data that concerns.
-pub type Decision = Result<Vec<DekId>, (State, SubjectRef)>;
+/// The person whose pseudonym stands at each id in the public parts, in page order; `None` where none does, which
+/// contradicts the format.
+pub fn named(page: &Page, metas: &[Meta<'_>]) -> Vec<Option<SubjectRef>> {
+    let each = page.events.iter().zip(metas);
+    each.flat_map(|(event, meta)| meta.ids.iter().map(move |site| pseudonym(&event.public, site.1))).collect()
+}
+
+/// The pseudonym whose opening quote stands at `at` in a public part.
+fn pseudonym(public: &str, at: usize) -> Option<SubjectRef> {
+    public.get(at + 1..at + 1 + SubjectRef::TEXT_LEN).and_then(SubjectRef::parse)
+}
+
+/// Why a slot is not opened, and whose data that concerns.
+type Closed = (State, SubjectRef);
+
+/// Whom a slot concerns when that cannot be told.
+const NOBODY: SubjectRef = SubjectRef([0; 16]);
 
 /// What is to be done with each slot of each event.
+#[derive(Default)]
 pub struct Plan {
-    /// Per event, per slot: the keys in owner order, or why not.
-    pub slots: Vec<Vec<Decision>>,
     /// Every key of the page, once.
-    pub wanted: BTreeSet<DekId>,
+    pub wanted: Vec<DekId>,
+    /// Slot after slot in page order: where its owners are, or why it stays closed.
+    slots: Vec<Result<Range<usize>, Closed>>,
+    /// The owners of every slot to be opened, one slot after the other.
+    owners: Vec<SubjectRef>,
+    /// For each of these owners the place of the key in `wanted`.
+    keys: Vec<usize>,
 }
 
 /// Decides every slot of the page.
 pub fn plan(page: &Page, metas: &[Meta<'_>], viewer: &Viewer) -> Plan {
-    let mut wanted = BTreeSet::new();
-    let slots = metas
-        .iter()
-        .map(|meta| {
-            meta.slots
-                .iter()
-                .map(|slot| {
-                    let decision = decide(page, slot, viewer);
-                    if let Ok(keys) = &decision {
-                        wanted.extend(keys.iter().cloned());
-                    }
-                    decision
-                })
-                .collect()
-        })
-        .collect();
-    Plan { slots, wanted }
-}
-
-fn decide(page: &Page, slot: &SlotMeta<'_>, viewer: &Viewer) -> Decision {
-    let nobody = SubjectRef([0; 16]);
-    let Ok(purpose) = Purpose::parse_any(&slot.purpose) else { return Err((State::Unavailable, nobody)) };
-    let mut keys = Vec::with_capacity(slot.owners.len());
-    for owner in &slot.owners {
-        let Some(subject) = SubjectRef::parse(&owner.0) else { return Err((State::Unavailable, nobody)) };
-        if let Some(fence) = page.fences.covering(&subject, &slot.purpose, owner.1) {
-            return Err((State::Fenced(Arc::new(fence.clone())), subject));
+    let mut planner = Planner { page, viewer, purposes: Vec::new(), places: HashMap::default(), plan: Plan::default() };
+    for slot in metas.iter().flat_map(|meta| &meta.slots) {
+        let decision = planner.decide(slot);
+        if decision.is_err() {
+            planner.plan.owners.truncate(planner.plan.keys.len());
         }
-        keys.push(DekId { subject, purpose: purpose.clone(), generation: owner.1 });
+        planner.plan.slots.push(decision);
     }
-    if !viewer.purposes.allow(&slot.purpose) {
-        return Err((State::Withheld, keys.first().map_or(nobody, |key| key.subject)));
-    }
-    Ok(keys)
+    planner.plan
 }
 
-/// The opened page.
-pub struct OpenedPage<'p> {
-    /// Events in page order.
-    pub events: Vec<Opened<'p>>,
+struct Planner<'a> {
+    page: &'a Page,
+    viewer: &'a Viewer,
+    /// The purposes of the page, and whether the viewer may see them; there are few.
+    purposes: Vec<(Purpose, bool)>,
+    /// Where a key stands in `wanted`, by person, place of the purpose and generation.
+    places: HashMap<(SubjectRef, usize, u32), usize>,
+    plan: Plan,
+}
+
+impl Planner<'_> {
+    fn decide(&mut self, slot: &SlotMeta<'_>) -> Result<Range<usize>, Closed> {
+        let purpose = self.purpose(&slot.purpose).ok_or((State::Unavailable, NOBODY))?;
+        let from = self.plan.owners.len();
+        for owner in &slot.owners {
+            let subject = SubjectRef::parse(&owner.0).ok_or((State::Unavailable, NOBODY))?;
+            if let Some(fence) = self.page.fences.covering(&subject, &slot.purpose, owner.1) {
+                return Err((State::Fenced(Arc::new(fence.clone())), subject));
+            }
+            self.plan.owners.push(subject);
+        }
+        let first = *self.plan.owners.get(from).ok_or((State::Unavailable, NOBODY))?;
+        let (name, allowed) = &self.purposes[purpose];
+        if !allowed {
+            return Err((State::Withheld, first));
+        }
+        let Plan { wanted, owners, keys, .. } = &mut self.plan;
+        for (subject, owner) in owners[from..].iter().zip(&slot.owners) {
+            let place = self.places.entry((*subject, purpose, owner.1)).or_insert_with(|| {
+                wanted.push(DekId { subject: *subject, purpose: name.clone(), generation: owner.1 });
+                wanted.len() - 1
+            });
+            keys.push(*place);
+        }
+        Ok(from..owners.len())
+    }
+
+    /// Place of a purpose.
+    fn purpose(&mut self, name: &str) -> Option<usize> {
+        self.purposes.iter().position(|(known, _)| known.as_str() == name).or_else(|| {
+            self.purposes.push((Purpose::parse_any(name).ok()?, self.viewer.purposes.allow(name)));
+            Some(self.purposes.len() - 1)
+        })
+    }
+}
+
+/// The slots of a page, opened.
+pub struct OpenedPage {
+    /// Slot after slot in page order: what was opened, or why not.
+    slots: Vec<Result<OpenedSlot, Closed>>,
     /// Whether a key that no fence explains was destroyed or unknown, or an envelope did not open.
     pub missing: bool,
 }
 
-/// Opens what the plan allows. `keys` is `None` when the keystore could not be reached.
-pub fn open<'p>(
-    store: StoreId,
-    page: &'p Page,
-    metas: Vec<Meta<'p>>,
-    plan: Plan,
-    keys: Option<&HashMap<DekId, Fetched>>,
-) -> OpenedPage<'p> {
-    let mut missing = false;
-    let mut events = Vec::with_capacity(page.events.len());
-    for ((event, meta), decisions) in page.events.iter().zip(metas).zip(plan.slots) {
-        let mut envelopes = envelope::slots(event.sealed.as_deref().unwrap_or_default());
-        let mut slots = Vec::with_capacity(decisions.len());
-        for (number, decision) in decisions.into_iter().enumerate() {
-            let sealed = envelopes.next().and_then(Result::ok).flatten();
-            let opened = decision.and_then(|ids| {
-                let subject = ids[0].subject;
-                let slot = Slot { store, event, meta: &meta.slots[number], number: number as u16, sealed };
-                slot.open(&ids, keys).ok_or_else(|| {
-                    missing |= keys.is_some();
-                    (State::Unavailable, subject)
-                })
-            });
-            slots.push(opened);
-        }
-        events.push(Opened { event, meta, slots });
+impl OpenedPage {
+    /// The events of the page with their slots.
+    pub fn events<'p>(&'p self, page: &'p Page, metas: &'p [Meta<'p>]) -> Vec<Opened<'p>> {
+        let mut rest = self.slots.as_slice();
+        let opened = page.events.iter().zip(metas).map(|(event, meta)| {
+            let (slots, others) = rest.split_at(meta.slots.len());
+            rest = others;
+            Opened { event, meta, slots }
+        });
+        opened.collect()
     }
-    OpenedPage { events, missing }
 }
 
-struct Slot<'a> {
+/// Opens what the plan allows. `keys` are the answers to what the plan wants, in that order, or `None` when the keystore
+/// could not be reached.
+pub fn open(store: StoreId, page: &Page, metas: &[Meta<'_>], plan: &Plan, keys: Option<&[Fetched]>) -> OpenedPage {
+    let mut opener = Opener { store, plan, keys, digests: Vec::new() };
+    let mut opened = OpenedPage { slots: Vec::with_capacity(plan.slots.len()), missing: false };
+    let mut decisions = plan.slots.iter();
+    for (event, meta) in page.events.iter().zip(metas) {
+        let mut envelopes = envelope::slots(event.sealed.as_deref().unwrap_or_default());
+        for ((number, slot), decision) in (0..).zip(&meta.slots).zip(decisions.by_ref()) {
+            let sealed = envelopes.next().and_then(Result::ok).flatten();
+            opened.slots.push(match decision {
+                Err(closed) => Err(closed.clone()),
+                Ok(owners) => opener.open(event, number, slot, owners, sealed).ok_or_else(|| {
+                    opened.missing |= keys.is_some();
+                    (State::Unavailable, plan.owners[owners.start])
+                }),
+            });
+        }
+    }
+    opened
+}
+
+struct Opener<'a, 'p> {
     store: StoreId,
-    event: &'a crate::eventlog::StoredEvent,
-    meta: &'a SlotMeta<'a>,
-    number: u16,
-    sealed: Option<&'a [u8]>,
+    plan: &'a Plan,
+    keys: Option<&'a [Fetched]>,
+    /// Digests of the lists of pointers seen so far: events of a type mostly have the same.
+    digests: Vec<(&'p [Site<'p>], [u8; 32])>,
 }
 
-impl Slot<'_> {
-    fn open(&self, ids: &[DekId], keys: Option<&HashMap<DekId, Fetched>>) -> Option<OpenedSlot> {
-        let keys: Vec<&Dek> = ids
-            .iter()
-            .map(|id| match keys?.get(id)? {
-                Fetched::Key(dek) => Some(dek.as_ref()),
-                Fetched::Destroyed { .. } | Fetched::Unknown => None,
-            })
-            .collect::<Option<_>>()?;
-        sealing::open_stored(&keys, &self.event.identity(&self.store), self.number, self.meta, self.sealed?).ok()
+/// Most digests remembered; looking for one among many costs more than computing it.
+const MOST_DIGESTS: usize = 16;
+
+impl<'p> Opener<'_, 'p> {
+    fn open(
+        &mut self,
+        event: &StoredEvent,
+        number: u16,
+        slot: &'p SlotMeta<'p>,
+        owners: &Range<usize>,
+        sealed: Option<&[u8]>,
+    ) -> Option<OpenedSlot> {
+        let (sealed, fetched) = (sealed?, self.keys?);
+        let key = |place: &usize| match fetched.get(*place)? {
+            Fetched::Key(key) => Some(key.as_ref()),
+            Fetched::Destroyed { .. } | Fetched::Unknown => None,
+        };
+        let paths = self.paths_digest(slot);
+        let identity = event.identity(&self.store);
+        let context = identity.context(&self.plan.owners[owners.clone()], number, slot, paths);
+        match &self.plan.keys[owners.clone()] {
+            [one] => sealing::open(&[key(one)?], &context, sealed),
+            several => sealing::open(&several.iter().map(key).collect::<Option<Vec<&Dek>>>()?, &context, sealed),
+        }
+        .ok()
+    }
+
+    fn paths_digest(&mut self, slot: &'p SlotMeta<'p>) -> [u8; 32] {
+        let same = |known: &[Site<'_>]| known.iter().map(|site| &site.0).eq(slot.fields.iter().map(|site| &site.0));
+        if let Some((_, digest)) = self.digests.iter().find(|(known, _)| same(known)) {
+            return *digest;
+        }
+        let digest = slot.paths_digest();
+        if self.digests.len() < MOST_DIGESTS {
+            self.digests.push((&slot.fields, digest));
+        }
+        digest
     }
 }
 
 /// Who is about to be seen, for which purpose, in how many values.
-pub fn viewings(
-    events: &[Opened<'_>],
-    people: &HashMap<SubjectRef, ExternalId>,
-) -> BTreeMap<(SubjectRef, String), u32> {
-    let mut seen = BTreeMap::new();
-    for opened in events {
-        for (slot, meta) in opened.slots.iter().zip(&opened.meta.slots) {
-            if slot.is_ok() {
-                for subject in meta.owners.iter().filter_map(|owner| SubjectRef::parse(&owner.0)) {
-                    *seen.entry((subject, meta.purpose.to_string())).or_default() += meta.fields.len() as u32;
-                }
-            }
-        }
-        for site in &opened.meta.ids {
-            if let Some(subject) = pseudonym(&opened.event.public, site.1).filter(|s| people.contains_key(s)) {
-                *seen.entry((subject, "$identity".to_owned())).or_default() += 1;
-            }
-        }
+pub fn viewings<'a>(
+    opened: &'a OpenedPage,
+    metas: &'a [Meta<'_>],
+    plan: &'a Plan,
+    named: &'a [Option<SubjectRef>],
+    people: &'a People,
+) -> impl Iterator<Item = Viewing<'a>> + Clone {
+    let slots = metas.iter().flat_map(|meta| &meta.slots).zip(opened.slots.iter().zip(&plan.slots));
+    let values = slots.flat_map(|(meta, (slot, owners))| {
+        let owners = owners.as_ref().ok().filter(|_| slot.is_ok()).cloned().unwrap_or_default();
+        let viewing = |subject: &SubjectRef| Viewing {
+            subject: *subject,
+            purpose: &meta.purpose,
+            fields: meta.fields.len() as u32,
+        };
+        plan.owners[owners].iter().map(viewing)
+    });
+    let ids = named.iter().flatten().filter(|subject| people.get(subject).is_some());
+    values.chain(ids.map(|subject| Viewing { subject: *subject, purpose: "$identity", fields: 1 }))
+}
+
+/// The people whose external ids the viewer may see.
+#[derive(Default)]
+pub struct People(Vec<(SubjectRef, ExternalId)>);
+
+impl People {
+    /// From people in ascending order, each once, and what is known of them.
+    pub fn new(subjects: Vec<SubjectRef>, ids: Vec<Option<ExternalId>>) -> Self {
+        Self(subjects.into_iter().zip(ids).filter_map(|(subject, id)| Some((subject, id?))).collect())
     }
-    seen
+
+    /// The external id of a person.
+    pub fn get(&self, subject: &SubjectRef) -> Option<&ExternalId> {
+        self.0.binary_search_by_key(subject, |known| known.0).ok().map(|at| &self.0[at].1)
+    }
 }

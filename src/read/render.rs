@@ -5,16 +5,20 @@
 //! nothing is parsed; only `redaction=omit` takes the event apart.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use serde_json::Value;
 
-use super::{Opened, ReadFailed, Redaction, RenderedEvent, State, pseudonym};
+use super::open::People;
+use super::{Opened, ReadFailed, Redaction, RenderedEvent, State};
+use crate::clock::Millis;
 use crate::event::canonical::push_string;
 use crate::event::{ExternalId, Pointer, SubjectRef};
 use crate::eventlog::{Fence, ReadError};
 use crate::schema::Registry;
 use crate::schema::{Placeholder, PlaceholderFacts};
+use crate::sealing::meta::Site;
 
 /// What a page showed.
 #[derive(Debug, Default)]
@@ -32,121 +36,149 @@ pub struct Renderer<'a> {
     /// How redactions look.
     pub redaction: Redaction,
     /// External ids that this viewer may see.
-    pub people: &'a HashMap<SubjectRef, ExternalId>,
+    pub people: &'a People,
 }
 
-/// One personal field of an event, after looking at every slot it is in.
-struct Field<'e> {
+/// A place in the public part of an event where something else is shown than is stored there: a personal field, after
+/// looking at every slot it is in, or a pseudonym whose external id the viewer may see.
+struct Place<'e> {
     path: &'e str,
     at: usize,
     shown: Shown<'e>,
 }
 
-/// The values of one opened slot: pointer and raw JSON text.
-type Values<'e> = Vec<(Cow<'e, str>, &'e str)>;
-
 enum Shown<'e> {
     Value(&'e str),
     Redacted { state: &'e State, subject: SubjectRef },
+    Id(&'e ExternalId),
 }
 
 impl Shown<'_> {
     /// A value beats a state.
     fn rank(&self) -> u8 {
         match self {
-            Self::Value(_) => 5,
+            Self::Value(_) | Self::Id(_) => 5,
             Self::Redacted { state, .. } => state.rank(),
+        }
+    }
+
+    /// Length of what is stored in its place: `null`, or a pseudonym in quotes.
+    fn stored_len(&self) -> usize {
+        match self {
+            Self::Value(_) | Self::Redacted { .. } => 4,
+            Self::Id(_) => SubjectRef::TEXT_LEN + 2,
         }
     }
 }
 
 impl Renderer<'_> {
-    /// Renders one event.
+    /// Renders the events of a page into one buffer, and counts. `named` is whose pseudonyms stand in the public parts, in
+    /// page order.
     ///
     /// # Errors
     /// [`ReadError::Corrupt`] when an offset or plaintext contradicts the format.
-    pub fn event(&self, opened: &Opened<'_>, counts: &mut Counts) -> Result<RenderedEvent, ReadFailed> {
-        let event = opened.event;
-        let corrupt = |column| ReadError::Corrupt { table: "events", column, row: event.position.0 };
-        let values = opened
-            .slots
-            .iter()
-            .map(|slot| slot.as_ref().ok().map(crate::sealing::OpenedSlot::fields).transpose())
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|_| corrupt("sealed"))?;
-        let fields = Self::fields(opened, &values);
-        for field in &fields {
-            match &field.shown {
-                Shown::Value(_) => counts.opened += 1,
-                Shown::Redacted { state, .. } => *counts.redacted.entry(state.as_str()).or_default() += 1,
+    pub fn page(
+        &self,
+        events: &[Opened<'_>],
+        named: &[Option<SubjectRef>],
+    ) -> Result<(Vec<RenderedEvent>, Counts), ReadFailed> {
+        let mut counts = Counts::default();
+        let size =
+            |opened: &Opened<'_>| opened.event.public.len() + opened.event.sealed.as_ref().map_or(0, Bytes::len) + 384;
+        let mut out = String::with_capacity(events.iter().map(size).sum());
+        let mut ends = Vec::with_capacity(events.len());
+        let mut named = named.iter();
+        let mut places = Vec::new();
+        // What was recorded together has the same time.
+        let mut recorded = (Millis(0), Millis(0).rfc3339());
+        for opened in events {
+            if recorded.0 != opened.event.recorded {
+                recorded = (opened.event.recorded, opened.event.recorded.rfc3339());
             }
+            places.clear();
+            self.places(opened, named.by_ref(), &mut places, &mut counts)?;
+            Self::head(opened, &recorded.1, &mut out);
+            out.push_str(",\"data\":");
+            self.data(opened, &places, &mut out).ok_or_else(|| corrupt(opened, "meta"))?;
+            Self::redactions(&places, &mut out);
+            out.push('}');
+            ends.push(out.len());
         }
-        let data = self.data(opened, &fields).ok_or_else(|| corrupt("meta"))?;
-        let mut out = String::with_capacity(data.len() + 512);
-        Self::head(opened, &mut out);
-        out.push_str(",\"data\":");
-        out.push_str(&data);
-        Self::redactions(&fields, &mut out);
-        out.push('}');
-        Ok(RenderedEvent {
-            position: event.position,
-            revision: event.revision,
-            system: event.stream.is_system(),
-            json: out.into_bytes(),
-        })
+        let text = Bytes::from(out);
+        let begins = std::iter::once(0).chain(ends.iter().copied());
+        let rendered = events.iter().zip(begins.zip(&ends)).map(|(opened, (from, to))| RenderedEvent {
+            position: opened.event.position,
+            revision: opened.event.revision,
+            system: opened.event.stream.is_system(),
+            json: text.slice(from..*to),
+        });
+        Ok((rendered.collect(), counts))
     }
 
-    /// Every personal field once, in document order.
-    fn fields<'e>(opened: &'e Opened<'_>, values: &'e [Option<Values<'e>>]) -> Vec<Field<'e>> {
-        let mut fields: Vec<Field<'e>> = Vec::new();
-        for ((slot, meta), values) in opened.slots.iter().zip(&opened.meta.slots).zip(values) {
+    /// Every place of an event where something else is shown, in document order. Takes as many of `named` as the event has
+    /// ids.
+    fn places<'e>(
+        &'e self,
+        opened: &'e Opened<'_>,
+        named: &mut std::slice::Iter<'_, Option<SubjectRef>>,
+        places: &mut Vec<Place<'e>>,
+        counts: &mut Counts,
+    ) -> Result<(), ReadFailed> {
+        for (slot, meta) in opened.slots.iter().zip(&opened.meta.slots) {
             for site in &meta.fields {
-                let value = values.as_ref().and_then(|list| list.iter().find(|(path, _)| *path == site.0));
-                let shown = match (slot, value) {
-                    (_, Some((_, text))) => Shown::Value(text),
-                    (Err((state, subject)), _) => Shown::Redacted { state, subject: *subject },
-                    (Ok(_), None) => Shown::Redacted { state: &State::Unavailable, subject: SubjectRef([0; 16]) },
+                let (state, subject) = match slot {
+                    Err((state, subject)) => (state, *subject),
+                    // Until its value is found.
+                    Ok(_) => (&State::Unavailable, SubjectRef([0; 16])),
                 };
-                match fields.iter_mut().find(|field| field.path == site.0) {
-                    Some(known) if known.shown.rank() < shown.rank() => known.shown = shown,
-                    Some(_) => {}
-                    None => fields.push(Field { path: &site.0, at: site.1, shown }),
-                }
+                put(places, site, Shown::Redacted { state, subject });
+            }
+            if let Ok(slot) = slot {
+                let value = |path: Cow<'_, str>, text| {
+                    if let Some(site) = meta.fields.iter().find(|site| site.0 == path) {
+                        put(places, site, Shown::Value(text));
+                    }
+                };
+                slot.each_field(value).map_err(|_| corrupt(opened, "sealed"))?;
             }
         }
-        fields.sort_by_key(|field| field.at);
-        fields
+        for place in &*places {
+            match &place.shown {
+                Shown::Redacted { state, .. } => *counts.redacted.entry(state.as_str()).or_default() += 1,
+                Shown::Value(_) | Shown::Id(_) => counts.opened += 1,
+            }
+        }
+        for (site, subject) in opened.meta.ids.iter().zip(named) {
+            let subject = subject.ok_or_else(|| corrupt(opened, "meta"))?;
+            if let Some(id) = self.people.get(&subject) {
+                places.push(Place { path: &site.0, at: site.1, shown: Shown::Id(id) });
+            }
+        }
+        places.sort_by_key(|place| place.at);
+        Ok(())
     }
 
     /// The payload with values, placeholders and external ids in place. `None` when an offset is wrong.
-    fn data(&self, opened: &Opened<'_>, fields: &[Field<'_>]) -> Option<String> {
-        let public = opened.event.public.as_str();
-        let mut pieces: Vec<(usize, usize, Cow<'_, str>)> = Vec::with_capacity(fields.len() + opened.meta.ids.len());
-        for field in fields {
-            let text = match &field.shown {
-                Shown::Value(text) => Cow::Borrowed(*text),
-                Shown::Redacted { state, .. } => Cow::Owned(self.stand_in(opened, field.path, state)),
-            };
-            pieces.push((field.at, 4, text));
-        }
-        for site in &opened.meta.ids {
-            let subject = pseudonym(public, site.1)?;
-            if let Some(id) = self.people.get(&subject) {
-                let mut text = String::new();
-                push_string(&mut text, id.expose());
-                pieces.push((site.1, SubjectRef::TEXT_LEN + 2, Cow::Owned(text)));
-            }
-        }
-        pieces.sort_by_key(|piece| piece.0);
-        let mut out = String::with_capacity(public.len() + 256);
+    fn data(&self, opened: &Opened<'_>, places: &[Place<'_>], out: &mut String) -> Option<()> {
+        let public: &str = &opened.event.public;
+        let start = out.len();
         let mut from = 0;
-        for (at, len, text) in pieces {
-            out.push_str(public.get(from..at)?);
-            out.push_str(&text);
-            from = at + len;
+        for place in places {
+            out.push_str(public.get(from..place.at)?);
+            match &place.shown {
+                Shown::Value(text) => out.push_str(text),
+                Shown::Redacted { state, .. } => out.push_str(&self.stand_in(opened, place.path, state)),
+                Shown::Id(id) => push_string(out, id.expose()),
+            }
+            from = place.at + place.shown.stored_len();
         }
         out.push_str(public.get(from..)?);
-        if self.redaction == Redaction::Omit { omit(&out, fields) } else { Some(out) }
+        if self.redaction == Redaction::Omit {
+            let kept = omit(&out[start..], places)?;
+            out.truncate(start);
+            out.push_str(&kept);
+        }
+        Some(())
     }
 
     /// What stands in place of a value that is not shown.
@@ -174,21 +206,20 @@ impl Renderer<'_> {
         with_facts(state, category.as_deref(), |facts| placeholder.render(facts))
     }
 
-    fn head(opened: &Opened<'_>, out: &mut String) {
+    fn head(opened: &Opened<'_>, recorded: &str, out: &mut String) {
         use std::fmt::Write;
         let event = opened.event;
-        let recorded = event.recorded.rfc3339();
         // Writing to a String cannot fail; ids, names and times need no escapes.
-        let _ = write!(
-            out,
-            "{{\"id\":\"{}\",\"stream\":\"{}\",\"revision\":{},\"position\":{},\"type\":\"{}\"",
-            event.id, event.stream, event.revision.0, event.position.0, event.event_type
-        );
+        out.push_str("{\"id\":\"");
+        event.id.push_to(out);
+        out.extend(["\",\"stream\":\"", event.stream.as_str()]);
+        let _ = write!(out, "\",\"revision\":{},\"position\":{}", event.revision.0, event.position.0);
+        out.extend([",\"type\":\"", event.event_type.as_str(), "\""]);
         if let Some(version) = event.schema_version {
             let _ = write!(out, ",\"schema_version\":{version}");
         }
-        let time = opened.meta.time.as_deref().unwrap_or(&recorded);
-        let _ = write!(out, ",\"time\":\"{time}\",\"recorded_at\":\"{recorded}\"");
+        let time = opened.meta.time.as_deref().unwrap_or(recorded);
+        out.extend([",\"time\":\"", time, "\",\"recorded_at\":\"", recorded, "\""]);
         // Pseudonyms, like those in the data: they group the events of a person for every reader.
         for (at, (role, subject)) in opened.meta.roles.iter().enumerate() {
             out.push_str(if at == 0 { ",\"subjects\":{" } else { "," });
@@ -213,14 +244,14 @@ impl Renderer<'_> {
         }
     }
 
-    fn redactions(fields: &[Field<'_>], out: &mut String) {
+    fn redactions(places: &[Place<'_>], out: &mut String) {
         let mut first = true;
-        for field in fields {
-            let Shown::Redacted { state, subject } = &field.shown else { continue };
+        for place in places {
+            let Shown::Redacted { state, subject } = &place.shown else { continue };
             out.push_str(if first { ",\"redactions\":[" } else { "," });
             first = false;
             out.push_str("{\"path\":");
-            push_string(out, &format!("/data{}", field.path));
+            push_string(out, &format!("/data{}", place.path));
             out.push_str(",\"state\":\"");
             out.push_str(state.as_str());
             out.push('"');
@@ -243,6 +274,19 @@ impl Renderer<'_> {
             out.push(']');
         }
     }
+}
+
+/// Shows this at a site, unless something better is shown there already.
+fn put<'e>(places: &mut Vec<Place<'e>>, site: &'e Site<'_>, shown: Shown<'e>) {
+    match places.iter_mut().find(|place| place.path == site.0) {
+        Some(known) if known.shown.rank() < shown.rank() => known.shown = shown,
+        Some(_) => {}
+        None => places.push(Place { path: &site.0, at: site.1, shown }),
+    }
+}
+
+fn corrupt(opened: &Opened<'_>, column: &'static str) -> ReadError {
+    ReadError::Corrupt { table: "events", column, row: opened.event.position.0 }
 }
 
 /// `gdpr:A17-1-b` as `17(1)(b)`: the article as people write it.
@@ -282,10 +326,10 @@ fn day(fence: &Fence) -> String {
 }
 
 /// Takes redacted members out. An array keeps its places: there the value stays `null`.
-fn omit(text: &str, fields: &[Field<'_>]) -> Option<String> {
+fn omit(text: &str, places: &[Place<'_>]) -> Option<String> {
     let mut data: Value = serde_json::from_str(text).ok()?;
-    for field in fields.iter().filter(|field| matches!(field.shown, Shown::Redacted { .. })) {
-        let (parent, last) = field.path.rsplit_once('/')?;
+    for place in places.iter().filter(|place| matches!(place.shown, Shown::Redacted { .. })) {
+        let (parent, last) = place.path.rsplit_once('/')?;
         if let Some(Value::Object(members)) = data.pointer_mut(parent) {
             members.remove(&last.replace("~1", "/").replace("~0", "~"));
         }

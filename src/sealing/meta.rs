@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::envelope::paths_digest;
 use crate::event::SubjectRef;
 use crate::event::canonical::{push_canonical, push_string};
 
@@ -207,6 +208,14 @@ pub struct SlotMeta<'a> {
     /// Fields.
     #[serde(borrow)]
     pub fields: Vec<Site<'a>>,
+}
+
+impl SlotMeta<'_> {
+    /// Digest of the slot's pointers, to which its envelope is bound.
+    pub fn paths_digest(&self) -> [u8; 32] {
+        let paths: Vec<&str> = self.fields.iter().map(|field| field.0.as_ref()).collect();
+        paths_digest(&paths)
+    }
 }
 
 /// Pseudonym and generation.

@@ -325,7 +325,20 @@ impl OpenedSlot {
     /// # Errors
     /// [`envelope::OpenError`] when the plaintext is not the object the format demands.
     pub fn fields(&self) -> Result<Vec<(std::borrow::Cow<'_, str>, &str)>, envelope::OpenError> {
-        slots::parse_plaintext(self.0.json())
+        let mut fields = Vec::new();
+        self.each_field(|path, text| fields.push((path, text)))?;
+        Ok(fields)
+    }
+
+    /// The same, one after the other.
+    ///
+    /// # Errors
+    /// [`envelope::OpenError`] when the plaintext is not the object the format demands; some fields may have come before.
+    pub fn each_field<'a>(
+        &'a self,
+        take: impl FnMut(std::borrow::Cow<'a, str>, &'a str),
+    ) -> Result<(), envelope::OpenError> {
+        slots::each_field(self.0.json(), take)
     }
 
     /// The slot's commitment, to be compared with the stored one.
@@ -347,6 +360,29 @@ pub struct EventIdentity<'a> {
     pub schema_version: u32,
 }
 
+impl<'a> EventIdentity<'a> {
+    /// What the envelope of a slot of this event is bound to, from the slot's metadata, its owners as parsed and the
+    /// digest of its pointers.
+    pub fn context(
+        &self,
+        owners: &'a [SubjectRef],
+        number: u16,
+        slot: &'a meta::SlotMeta<'_>,
+        paths_sha256: [u8; 32],
+    ) -> SlotContext<'a> {
+        SlotContext {
+            store: self.store,
+            event: self.event,
+            event_type: self.event_type,
+            schema_version: self.schema_version,
+            owners,
+            purpose: &slot.purpose,
+            slot: number,
+            paths_sha256,
+        }
+    }
+}
+
 /// Opens one slot of a stored event as its metadata describes it; keys come in the order of its owners.
 ///
 /// # Errors
@@ -360,18 +396,7 @@ pub fn open_stored(
 ) -> Result<OpenedSlot, envelope::OpenError> {
     let owners: Option<Vec<SubjectRef>> = slot.owners.iter().map(|owner| SubjectRef::parse(&owner.0)).collect();
     let owners = owners.ok_or(envelope::OpenError)?;
-    let paths: Vec<&str> = slot.fields.iter().map(|field| field.0.as_ref()).collect();
-    let context = SlotContext {
-        store: identity.store,
-        event: identity.event,
-        event_type: identity.event_type,
-        schema_version: identity.schema_version,
-        owners: &owners,
-        purpose: &slot.purpose,
-        slot: number,
-        paths_sha256: envelope::paths_digest(&paths),
-    };
-    open(keys, &context, bytes)
+    open(keys, &identity.context(&owners, number, slot, slot.paths_digest()), bytes)
 }
 
 /// Opens one slot with its key; for several owners the keys come in the order of `context.owners`.

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
@@ -197,32 +198,27 @@ fn empty_slot<'a>(part: &Part<'a>) -> Result<Slot<'a>, SealError> {
     Ok(Slot { owners: part.owners.subjects().collect(), purpose: part.purpose, fields: Vec::new(), keys })
 }
 
-/// Reads a slot's plaintext without copying its values.
-pub(super) fn parse_plaintext(json: &[u8]) -> Result<Vec<(Cow<'_, str>, &str)>, OpenError> {
-    #[derive(Deserialize)]
-    #[serde(transparent)]
-    struct Fields<'a>(#[serde(borrow, deserialize_with = "members")] Vec<(Cow<'a, str>, &'a str)>);
-    serde_json::from_slice::<Fields<'_>>(json).map(|fields| fields.0).map_err(|_| OpenError)
+/// Reads a slot's plaintext: hands every pointer and its raw JSON text to `take`, without copying the values.
+pub(super) fn each_field<'a>(json: &'a [u8], take: impl FnMut(Cow<'a, str>, &'a str)) -> Result<(), OpenError> {
+    let mut reader = serde_json::Deserializer::from_slice(json);
+    reader.deserialize_map(Members(take)).and_then(|()| reader.end()).map_err(|_| OpenError)
 }
 
-fn members<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<(Cow<'de, str>, &'de str)>, D::Error> {
-    struct Members;
-    impl<'de> serde::de::Visitor<'de> for Members {
-        type Value = Vec<(Cow<'de, str>, &'de str)>;
+struct Members<F>(F);
 
-        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("an object of pointers")
-        }
+impl<'de, F: FnMut(Cow<'de, str>, &'de str)> Visitor<'de> for Members<F> {
+    type Value = ();
 
-        fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-            #[derive(Deserialize)]
-            struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
-            let mut out = Vec::new();
-            while let Some(Key(path)) = map.next_key()? {
-                out.push((path, map.next_value::<&'de RawValue>()?.get()));
-            }
-            Ok(out)
-        }
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object of pointers")
     }
-    deserializer.deserialize_map(Members)
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        #[derive(Deserialize)]
+        struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+        while let Some(Key(path)) = map.next_key()? {
+            (self.0)(path, map.next_value::<&'de RawValue>()?.get());
+        }
+        Ok(())
+    }
 }

@@ -6,6 +6,7 @@ use super::rows::{self, JOINS, STORED, bytes, count, get, integer};
 use crate::clock::Millis;
 use crate::db::postgres::Connection;
 use crate::event::{Category, Position, Purpose, Revision, StoreId, StreamId, StreamName, SubjectRef};
+use crate::eventlog::stored::Gathered;
 use crate::eventlog::{
     AccessEntry, AccessRow, AuditRow, ErasureRow, FootprintRow, Head, ReadError, RequestRow, StreamInfo,
 };
@@ -203,9 +204,13 @@ pub async fn audit_rows(connection: &Connection, from: Position, limit: usize) -
          where e.position >= $1 order by e.position limit $2"
     );
     let rows = connection.query(&sql, &[&integer(from.0), &integer(limit as u64)]).await?;
-    let found = rows.iter().map(|row| {
+    let mut events = Gathered::with_room(rows.len());
+    for row in &rows {
+        events.push(&rows::event(row)?)?;
+    }
+    let found = events.finish().into_iter().zip(&rows).map(|(event, row)| {
         Ok(AuditRow {
-            event: rows::stored(row)?,
+            event,
             stream_id: StreamId(bytes(row, 10)?),
             salts: get(row, 11)?,
             commitments: get(row, 12)?,

@@ -13,6 +13,7 @@ use crate::db::postgres::Connection;
 use crate::db::statement::Value;
 use crate::event::{EventType, Revision};
 use crate::eventlog::limits::{cut_to_limits, people};
+use crate::eventlog::stored::Gathered;
 use crate::eventlog::{Direction, Fences, Page, ReadError, ReadQuery, StoredEvent};
 
 const BEGIN: &str = "begin isolation level repeatable read read only";
@@ -34,7 +35,11 @@ pub async fn page(connection: &Connection, query: &ReadQuery) -> Result<Page, Re
         Some(row) => get(&row, 0)?,
         None => None,
     };
-    let mut events: Vec<StoredEvent> = answers.flatten().map(|row| rows::stored(&row)).collect::<Result<_, _>>()?;
+    let mut gathered = Gathered::with_room(query.limit);
+    for row in answers.flatten() {
+        gathered.push(&rows::event(&row)?)?;
+    }
+    let mut events = gathered.finish();
     if selects.len() > 1 {
         merge(&mut events, query);
     }

@@ -7,8 +7,9 @@ use tokio_postgres::types::FromSql;
 
 use crate::clock::Millis;
 use crate::db::postgres::{Connection, PgError};
-use crate::event::{EventId, EventType, Position, Purpose, Revision, StreamName, SubjectRef};
-use crate::eventlog::{Fence, FenceState, Fences, ReadError, StoredEvent};
+use crate::event::{Purpose, SubjectRef};
+use crate::eventlog::stored::EventRow;
+use crate::eventlog::{Fence, FenceState, Fences, ReadError};
 
 /// A number as the database takes it; what is beyond its range is beyond every row.
 pub fn integer(number: u64) -> i64 {
@@ -30,27 +31,22 @@ pub fn count(row: &Row, at: usize) -> Result<u64, PgError> {
     Ok(get::<i64>(row, at)? as u64)
 }
 
-/// Columns of [`stored`], in order; `e` is `events`, `s` its stream, `t` its type.
+/// Columns of [`event`], in order; `e` is `events`, `s` its stream, `t` its type.
 pub const STORED: &str = "e.position, e.event_id, s.name, e.revision, t.text, e.schema_version, e.recorded_ms, \
      e.meta, e.public, e.sealed";
 
 /// Joins that [`STORED`] needs.
 pub const JOINS: &str = "join streams s on s.id = e.stream join names t on t.id = e.type";
 
-/// An event from a row of [`STORED`].
-pub fn stored(row: &Row) -> Result<StoredEvent, ReadError> {
-    let position = count(row, 0)?;
-    let corrupt = |column| ReadError::Corrupt { table: "events", column, row: position };
-    let stream = StreamName::parse_any(get(row, 2)?).map_err(|_| corrupt("stream"))?;
-    let event_type = EventType::parse_any(get(row, 4)?).map_err(|_| corrupt("type"))?;
-    let schema_version = count(row, 5)? as u32;
-    Ok(StoredEvent {
-        position: Position(position),
-        id: EventId(bytes(row, 1)?),
-        stream,
-        revision: Revision(count(row, 3)?),
-        event_type,
-        schema_version: (schema_version > 0).then_some(schema_version),
+/// An event from the columns of [`STORED`].
+pub fn event(row: &Row) -> Result<EventRow<'_>, PgError> {
+    Ok(EventRow {
+        position: count(row, 0)?,
+        id: bytes(row, 1)?,
+        stream: get(row, 2)?,
+        revision: count(row, 3)?,
+        event_type: get(row, 4)?,
+        schema_version: count(row, 5)? as u32,
         recorded: Millis(get(row, 6)?),
         meta: get(row, 7)?,
         public: get(row, 8)?,

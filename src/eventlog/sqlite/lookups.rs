@@ -5,6 +5,7 @@ use rusqlite::{Connection, Row};
 use super::rows::{self, JOINS, STORED, read_error};
 use crate::clock::Millis;
 use crate::event::{Category, Position, Purpose, Revision, StoreId, StreamId, StreamName, SubjectRef};
+use crate::eventlog::stored::Gathered;
 use crate::eventlog::{
     AccessEntry, AccessRow, AuditRow, ErasureRow, FootprintRow, Head, ReadError, RequestRow, StreamInfo,
 };
@@ -213,12 +214,13 @@ pub fn audit_rows(connection: &Connection, from: Position, limit: usize) -> Resu
         "select {STORED}, s.stream, e.salts, e.commitments, e.leaf from events e {JOINS}
          where e.position >= ?1 order by e.position limit ?2"
     );
-    let rows = many(connection, &sql, (rows::integer(from.0), rows::integer(limit as u64)), |row| {
-        Ok((rows::stored(row)?, row.get(10)?, row.get(11)?, row.get(12)?, row.get(13)?))
+    let mut events = Gathered::with_room(limit);
+    let rest = many(connection, &sql, (rows::integer(from.0), rows::integer(limit as u64)), |row| {
+        let taken = events.push(&rows::event(row)?);
+        let rest = (StreamId(row.get(10)?), row.get(11)?, row.get(12)?, row.get(13)?);
+        Ok(taken.map(|()| rest))
     })?;
-    rows.into_iter()
-        .map(|(event, stream, salts, commitments, leaf)| {
-            Ok(AuditRow { event: event?, stream_id: StreamId(stream), salts, commitments, leaf })
-        })
-        .collect()
+    let rest = rest.into_iter().collect::<Result<Vec<_>>>()?;
+    let row = |(event, (stream_id, salts, commitments, leaf))| AuditRow { event, stream_id, salts, commitments, leaf };
+    Ok(events.finish().into_iter().zip(rest).map(row).collect())
 }

@@ -10,26 +10,29 @@ use rusqlite::{Connection, OptionalExtension, params_from_iter};
 
 use super::rows::{self, JOINS, STORED, read_error};
 use crate::event::Revision;
-use crate::eventlog::limits::{cut_to_limits, people, size};
+use crate::eventlog::limits::{cut_to_limits, people};
+use crate::eventlog::stored::Gathered;
 use crate::eventlog::{Direction, Fences, Filter, Page, ReadError, ReadQuery, StoredEvent};
 
 /// Reads one page.
-pub fn page(connection: &mut Connection, query: &ReadQuery) -> Result<Page, ReadError> {
+pub fn page(connection: &Connection, query: &ReadQuery) -> Result<Page, ReadError> {
     let query = &ReadQuery { limit: query.limit.max(1), ..query.clone() };
-    let tx = connection.transaction().map_err(|error| read_error(&error))?;
-    let sql = |error: rusqlite::Error| read_error(&error);
-    let head: i64 = tx
-        .prepare_cached("select next_position from head")
-        .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
-        .map_err(sql)?;
-    let (mut events, last_revision) = match &query.stream {
-        Some(name) => stream_events(&tx, name.as_str(), query)?,
-        None => (all_events(&tx, query)?, None),
-    };
-    let next = cut_to_limits(&mut events, query);
-    let epoch = rows::erasure_epoch(&tx).map_err(sql)?;
-    let fences = if epoch == 0 { Fences::default() } else { rows::fences(&tx, people(&events)).map_err(sql)? };
-    Ok(Page { events, fences, next, head: head as u64, last_revision })
+    rows::in_snapshot(connection, || {
+        let sql = |error: rusqlite::Error| read_error(&error);
+        let (head, epoch): (i64, i64) = connection
+            .prepare_cached("select next_position, erasure_epoch from head")
+            .and_then(|mut statement| statement.query_row([], |row| Ok((row.get(0)?, row.get(1)?))))
+            .map_err(sql)?;
+        let (mut events, last_revision) = match &query.stream {
+            Some(name) => stream_events(connection, name.as_str(), query)?,
+            None => (all_events(connection, query)?, None),
+        };
+        let next = cut_to_limits(&mut events, query);
+        // Epoch 0 means that no fence exists, so that none need be looked up.
+        let fences =
+            if epoch == 0 { Fences::default() } else { rows::fences(connection, people(&events)).map_err(sql)? };
+        Ok(Page { events, fences, next, head: head as u64, last_revision })
+    })
 }
 
 type Found = (Vec<StoredEvent>, Option<Revision>);
@@ -170,17 +173,14 @@ impl Select {
         let failed = |error: rusqlite::Error| read_error(&error);
         let mut statement = connection.prepare_cached(&sql).map_err(failed)?;
         let mut found = statement.query(params_from_iter(self.values)).map_err(failed)?;
-        let mut events = Vec::new();
-        let mut bytes = 0;
+        let mut events = Gathered::with_room(query.limit);
         while let Some(row) = found.next().map_err(failed)? {
-            let event = rows::stored(row).map_err(failed)??;
-            bytes += size(&event);
-            events.push(event);
+            events.push(&rows::event(row).map_err(failed)?)?;
             // One more than fits: it says where the next page begins.
-            if bytes > query.max_bytes && events.len() > 1 {
+            if events.size() > query.max_bytes && events.len() > 1 {
                 break;
             }
         }
-        Ok(events)
+        Ok(events.finish())
     }
 }

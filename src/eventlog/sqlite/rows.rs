@@ -6,8 +6,9 @@ use rusqlite::{Connection, OptionalExtension, Row};
 
 use crate::clock::Millis;
 use crate::db;
-use crate::event::{EventId, EventType, Position, Purpose, Revision, StreamName, SubjectRef};
-use crate::eventlog::{Fence, FenceState, Fences, ReadError, StoredEvent};
+use crate::event::{Purpose, SubjectRef};
+use crate::eventlog::stored::EventRow;
+use crate::eventlog::{Fence, FenceState, Fences, ReadError};
 
 /// A number as SQLite takes it; what is beyond its range is beyond every row.
 pub fn integer(number: u64) -> i64 {
@@ -24,33 +25,27 @@ pub fn read_error(error: &rusqlite::Error) -> ReadError {
     }
 }
 
-/// Columns of [`stored`], in order; `e` is `events`, `s` its stream, `t` its type.
+/// Columns of [`event`], in order; `e` is `events`, `s` its stream, `t` its type.
 pub const STORED: &str = "e.position, e.event_id, s.name, e.revision, t.text, e.schema_version, e.recorded_ms, \
      e.meta, e.public, e.sealed";
 
 /// Joins that [`STORED`] needs.
 pub const JOINS: &str = "join streams s on s.id = e.stream join names t on t.id = e.type";
 
-/// An event from a row of [`STORED`].
-pub fn stored(row: &Row<'_>) -> rusqlite::Result<Result<StoredEvent, ReadError>> {
-    let position: i64 = row.get(0)?;
-    let corrupt = |column| ReadError::Corrupt { table: "events", column, row: position as u64 };
-    let id: [u8; 16] = row.get(1)?;
-    let Ok(stream) = StreamName::parse_any(row.get_ref(2)?.as_str()?) else { return Ok(Err(corrupt("stream"))) };
-    let Ok(event_type) = EventType::parse_any(row.get_ref(4)?.as_str()?) else { return Ok(Err(corrupt("type"))) };
-    let schema_version: u32 = row.get(5)?;
-    Ok(Ok(StoredEvent {
-        position: Position(position as u64),
-        id: EventId(id),
-        stream,
-        revision: Revision(row.get::<_, i64>(3)? as u64),
-        event_type,
-        schema_version: (schema_version > 0).then_some(schema_version),
+/// An event from the columns of [`STORED`].
+pub fn event<'r>(row: &'r Row<'_>) -> rusqlite::Result<EventRow<'r>> {
+    Ok(EventRow {
+        position: row.get::<_, i64>(0)? as u64,
+        id: row.get(1)?,
+        stream: row.get_ref(2)?.as_str()?,
+        revision: row.get::<_, i64>(3)? as u64,
+        event_type: row.get_ref(4)?.as_str()?,
+        schema_version: row.get(5)?,
         recorded: Millis(row.get(6)?),
-        meta: row.get(7)?,
-        public: row.get(8)?,
-        sealed: row.get(9)?,
-    }))
+        meta: row.get_ref(7)?.as_str()?,
+        public: row.get_ref(8)?.as_str()?,
+        sealed: row.get_ref(9)?.as_blob_or_null()?,
+    })
 }
 
 /// Fences of these people, in the transaction the connection is in.
@@ -90,12 +85,14 @@ fn fence(row: &Row<'_>) -> rusqlite::Result<Fence> {
     })
 }
 
-/// The store's erasure epoch: 0 means that no fence exists, so that none need be looked up.
-pub fn erasure_epoch(connection: &Connection) -> rusqlite::Result<u64> {
-    connection
-        .prepare_cached("select erasure_epoch from head")?
-        .query_row([], |row| row.get::<_, i64>(0))
-        .map(|epoch| epoch as u64)
+/// Runs reads in one snapshot.
+pub fn in_snapshot<T>(connection: &Connection, read: impl FnOnce() -> Result<T, ReadError>) -> Result<T, ReadError> {
+    let run = |sql| connection.prepare_cached(sql).and_then(|mut statement| statement.execute([]).map(drop));
+    run("begin").map_err(|error| read_error(&error))?;
+    let found = read();
+    // Nothing was written; what matters is that the snapshot is let go, whatever was read.
+    run("rollback").map_err(|error| read_error(&error))?;
+    found
 }
 
 /// Number of an interned name, if there is one.

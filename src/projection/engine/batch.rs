@@ -375,32 +375,31 @@ pub async fn views(parts: &Parts, page: &Page) -> Result<(Vec<EventView>, Keys),
 /// As [`views`].
 pub async fn views_for(parts: &Parts, page: &Page, viewer: &Viewer) -> Result<(Vec<EventView>, Keys), BatchError> {
     let metas = open::metas(page)?;
-    let plan = open::plan(page, &metas, viewer);
-    let wanted: Vec<DekId> = plan.wanted.iter().cloned().collect();
+    let mut plan = open::plan(page, &metas, viewer);
+    let wanted = std::mem::take(&mut plan.wanted);
     let fetched = parts.keys.fetch(wanted.clone()).await?;
-    let fetched: HashMap<DekId, Fetched> = wanted.into_iter().zip(fetched).collect();
-    let opened = open::open(parts.store_id, page, metas, plan, Some(&fetched));
+    let opened = open::open(parts.store_id, page, &metas, &plan, Some(&fetched));
     if opened.missing {
         return Err(BatchError::KeyUnknown);
     }
-    let views = threads::each(threads::pieces(&opened.events), |piece| {
+    let views = threads::each(threads::pieces(&opened.events(page, &metas)), |piece| {
         piece.iter().map(|event| EventView::new(event, &parts.registry)).collect::<Result<Vec<_>, _>>()
     });
     let views = views.into_iter().collect::<Result<Vec<_>, _>>().map_err(|_| BatchError::Corrupt("events"))?;
-    let keys = fetched.into_iter().filter_map(|(id, answer)| match answer {
-        Fetched::Key(key) => Some((id, key)),
-        Fetched::Destroyed { .. } | Fetched::Unknown => None,
-    });
-    Ok((views.into_iter().flatten().collect(), keys.collect()))
+    Ok((views.into_iter().flatten().collect(), live(wanted, fetched)))
 }
 
 async fn alive(parts: &Parts, wanted: Vec<DekId>) -> Result<Keys, BatchError> {
     let fetched = parts.keys.fetch(wanted.clone()).await?;
+    Ok(live(wanted, fetched))
+}
+
+fn live(wanted: Vec<DekId>, fetched: Vec<Fetched>) -> Keys {
     let keys = wanted.into_iter().zip(fetched).filter_map(|(id, answer)| match answer {
         Fetched::Key(key) => Some((id, key)),
         Fetched::Destroyed { .. } | Fetched::Unknown => None,
     });
-    Ok(keys.collect())
+    keys.collect()
 }
 
 /// Rows by key, opened, with the keys that opened them.

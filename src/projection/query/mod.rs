@@ -312,7 +312,7 @@ impl Run<'_> {
             return Ok(());
         }
         let viewings =
-            viewings.into_iter().map(|((subject, purpose), fields)| Viewing { subject, purpose, fields }).collect();
+            viewings.iter().map(|((subject, purpose), fields)| Viewing { subject: *subject, purpose, fields: *fields });
         let parts = &self.reader.parts;
         parts.access.record(self.viewer, viewings, parts.clock.now()).await?;
         Ok(())

@@ -61,7 +61,7 @@ pub async fn render_state(
     lease.narrow(viewings.keys().map(|(subject, _)| *subject));
     if !viewings.is_empty() {
         let viewings =
-            viewings.into_iter().map(|((subject, purpose), fields)| Viewing { subject, purpose, fields }).collect();
+            viewings.iter().map(|((subject, purpose), fields)| Viewing { subject: *subject, purpose, fields: *fields });
         parts.access.record(viewer, viewings, parts.clock.now()).await?;
     }
     let cells = Cells {
