@@ -100,10 +100,12 @@ impl Pointer {
     }
 }
 
-/// By tokens, so that whatever lies inside a place follows it directly.
+/// Token by token, as they are written: whatever lies inside a place follows it directly.
 impl Ord for Pointer {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.tokens().cmp(other.tokens())
+        // The end of a token comes before every byte that it could go on with.
+        let rank = |byte| if byte == b'/' { 0 } else { u16::from(byte) + 1 };
+        self.0.bytes().map(rank).cmp(other.0.bytes().map(rank))
     }
 }
 
@@ -152,44 +154,42 @@ impl<'p> Ahead<'p> {
     /// What is left inside a member or element.
     #[must_use]
     pub fn inside(self, token: &str) -> Self {
-        let order = |(place, _): &(&Pointer, usize)| next(&place.0[self.walked..]).as_deref().cmp(&Some(token));
-        let from = self.places.partition_point(|place| order(place) == Ordering::Less);
-        let rest = &self.places[from..];
-        let places = &rest[..rest.partition_point(|place| order(place) == Ordering::Equal)];
-        let walked =
-            places.first().map_or(0, |(place, _)| self.walked + 1 + segment(&place.0[self.walked + 1..]).len());
-        Self { places, walked }
+        let token = escaped(token);
+        let (places, walked) = (self.places, self.walked + 1 + token.len());
+        let leads = |(place, _): &(&Pointer, usize)| {
+            let rest = place.0.as_bytes()[self.walked..].strip_prefix(b"/");
+            let after = rest.and_then(|rest| rest.strip_prefix(token.as_bytes()));
+            after.is_some_and(|after| after.first().is_none_or(|byte| *byte == b'/'))
+        };
+        // Of few, looking at each is quicker than a search.
+        let from = if places.len() <= FEW {
+            places.iter().position(leads).unwrap_or(places.len())
+        } else {
+            let next = |place: &Pointer| place.0[self.walked..].split('/').nth(1).map(|next| next.cmp(&token));
+            places.partition_point(|(place, _)| next(place).is_none_or(|next| next == Ordering::Less))
+        };
+        let rest = &places[from..];
+        Self { places: &rest[..rest.partition_point(leads)], walked }
     }
 }
 
-/// The first token of a pointer's text.
-fn next(text: &str) -> Option<Cow<'_, str>> {
-    text.strip_prefix('/').map(|rest| unescaped(segment(rest)))
+/// So many places are not searched but looked at.
+const FEW: usize = 16;
+
+fn unescaped(token: &str) -> Cow<'_, str> {
+    if token.as_bytes().contains(&b'~') { token.replace("~1", "/").replace("~0", "~").into() } else { token.into() }
 }
 
-fn segment(text: &str) -> &str {
-    text.split('/').next().unwrap_or_default()
-}
-
-fn unescaped(segment: &str) -> Cow<'_, str> {
-    if segment.contains('~') { segment.replace("~1", "/").replace("~0", "~").into() } else { segment.into() }
+fn escaped(token: &str) -> Cow<'_, str> {
+    if token.bytes().any(|byte| matches!(byte, b'~' | b'/')) {
+        token.replace('~', "~0").replace('/', "~1").into()
+    } else {
+        token.into()
+    }
 }
 
 fn join(at: &str, token: &str) -> String {
-    let mut out = String::with_capacity(at.len() + 1 + token.len());
-    out.push_str(at);
-    push_token(&mut out, token);
-    out
-}
-
-/// Appends one more token to a pointer's text.
-pub fn push_token(out: &mut String, token: &str) {
-    out.push('/');
-    if token.contains(['~', '/']) {
-        out.push_str(&token.replace('~', "~0").replace('/', "~1"));
-    } else {
-        out.push_str(token);
-    }
+    format!("{at}/{}", escaped(token))
 }
 
 fn step<'v>(value: &'v Value, token: &str) -> Option<&'v Value> {
@@ -264,5 +264,16 @@ mod tests {
         assert_eq!(root.inside("a").inside("x~").inside("y").here(), Some(4));
         assert_eq!((root.inside("b").here(), root.inside("a-b").here()), (Some(1), Some(3)));
         assert!(root.inside("b").inside("y").is_empty() && Ahead::NONE.inside("a").is_empty());
+    }
+
+    #[test]
+    fn many_places_are_found_like_few() {
+        let places: Vec<Pointer> = (0..200).map(|n| pointer(&format!("/a/{n}/x~1y"))).collect();
+        let mut numbered: Vec<(&Pointer, usize)> = places.iter().enumerate().map(|(at, place)| (place, at)).collect();
+        let root = Ahead::from_root(&mut numbered);
+        for n in 0..200 {
+            assert_eq!(root.inside("a").inside(&n.to_string()).inside("x/y").here(), Some(n));
+        }
+        assert!(root.inside("a").inside("200").is_empty() && root.inside("").is_empty());
     }
 }

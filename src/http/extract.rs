@@ -10,11 +10,13 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Body as HttpBody;
 use serde_json::Value;
 
 use super::problem::Problem;
 use crate::app::App;
 use crate::auth::{Permission, Principal, Role};
+use crate::config::Limits;
 use crate::event::json::parse;
 use crate::event::{ExpectedRevision, Purpose, Revision};
 use crate::read::{Purposes, Redaction, Viewer};
@@ -159,18 +161,54 @@ impl FromRequest<Shared> for Body {
                 "Content codings are not supported",
             ));
         }
-        let body = Limited::new(request.into_body(), limits.body_bytes).collect();
-        let slow = || Problem::new(StatusCode::REQUEST_TIMEOUT, "body-timeout", "The body came too slowly");
-        match tokio::time::timeout(limits.body_timeout, body).await.map_err(|_| slow())? {
-            Ok(body) => Ok(Self(body.to_bytes())),
-            Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => Err(Problem::new(
+        let (mut parts, body) = request.into_parts();
+        let read = match parts.extensions.remove::<ReadAhead>() {
+            Some(ReadAhead(read)) => read,
+            None => read(body, limits).await,
+        };
+        read.map(Self).map_err(|error| match error {
+            BodyError::Slow => Problem::new(StatusCode::REQUEST_TIMEOUT, "body-timeout", "The body came too slowly"),
+            BodyError::TooLarge => Problem::new(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "body-too-large",
                 format!("A body has at most {} bytes", limits.body_bytes),
-            )),
-            Err(_) => Err(Problem::new(StatusCode::BAD_REQUEST, "body-broken", "The body ended early")),
-        }
+            ),
+            BodyError::Broken => Problem::new(StatusCode::BAD_REQUEST, "body-broken", "The body ended early"),
+        })
     }
+}
+
+/// Why a body could not be read.
+#[derive(Clone, Copy, Debug)]
+enum BodyError {
+    Slow,
+    TooLarge,
+    Broken,
+}
+
+async fn read(body: axum::body::Body, limits: &Limits) -> Result<Bytes, BodyError> {
+    let body = Limited::new(body, limits.body_bytes).collect();
+    match tokio::time::timeout(limits.body_timeout, body).await.map_err(|_| BodyError::Slow)? {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => Err(BodyError::TooLarge),
+        Err(_) => Err(BodyError::Broken),
+    }
+}
+
+/// What became of a body that was read before its handler ran; for [`Body`].
+#[derive(Clone)]
+struct ReadAhead(Result<Bytes, BodyError>);
+
+/// Reads a body whose length is stated and allowed in the task of its connection: a handler that runs in another one
+/// would have to wait until the two have woken each other.
+pub async fn read_ahead(request: Request, limits: &Limits) -> Request {
+    let length = HttpBody::size_hint(request.body()).exact();
+    if length.is_none_or(|length| length == 0 || length > limits.body_bytes as u64) {
+        return request;
+    }
+    let (mut parts, body) = request.into_parts();
+    parts.extensions.insert(ReadAhead(read(body, limits).await));
+    Request::from_parts(parts, axum::body::Body::empty())
 }
 
 /// A JSON body, strictly parsed.

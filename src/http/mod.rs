@@ -176,7 +176,11 @@ async fn around(State(shell): State<Shell>, mut request: Request, next: Next) ->
                 let _permit = permit;
                 return within_time(app, template.as_deref(), next.run(request)).await;
             }
-            within_time(app, template.as_deref(), to_its_end(id.clone(), permit, next.run(request))).await
+            let work = async {
+                let request = extract::read_ahead(request, &app.config.limits).await;
+                to_its_end(id.clone(), permit, next.run(request)).await
+            };
+            within_time(app, template.as_deref(), work).await
         })
         .await;
     finish(app, response, &id, method.as_str(), template.as_deref(), began)

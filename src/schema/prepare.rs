@@ -301,7 +301,9 @@ fn leaks(event: &NewEvent, work: &Work<'_>, rules: &Rules<'_>) -> Vec<Finding> {
     if rules.settings.leak_guard == LeakGuard::Off {
         return Vec::new();
     }
-    let mut findings = lint::scan(&event.data, "/data", work.by_path.keys().chain(work.sites.keys()));
+    let personal = work.fields.iter().map(|field| &field.path);
+    let ids = work.subjects.iter().filter_map(|site| site.path.as_ref());
+    let mut findings = lint::scan(&event.data, "/data", personal.chain(ids));
     let texts = [
         ("/actor", event.actor.as_deref()),
         ("/correlation_id", event.correlation_id.as_deref()),
