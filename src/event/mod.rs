@@ -8,6 +8,9 @@ pub mod name;
 pub mod natural;
 pub mod pointer;
 
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -145,6 +148,35 @@ impl SubjectRef {
     }
 }
 
+/// Hashes keys that begin with a pseudonym. Its bits are random and nobody chooses them, so they are only brought together.
+#[derive(Clone, Copy, Default)]
+pub struct SubjectHasher(u64);
+
+impl Hasher for SubjectHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for part in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..part.len()].copy_from_slice(part);
+            self.write_u64(u64::from_le_bytes(word));
+        }
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.0 = self.0.rotate_left(21) ^ word;
+    }
+
+    fn write_usize(&mut self, word: usize) {
+        self.write_u64(word as u64);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// A map whose keys are pseudonyms, or begin with one.
+pub type SubjectMap<K, V> = HashMap<K, V, BuildHasherDefault<SubjectHasher>>;
+
 /// Value of each lower-case hexadecimal digit; of any other byte 255.
 const HEX: [u8; 256] = {
     let (digits, mut values, mut value) = (b"0123456789abcdef", [u8::MAX; 256], 0);
@@ -242,7 +274,9 @@ mod tests {
         assert_eq!(SubjectRef::parse("ds_7f"), None);
         let digits = format!("ds_{}", "0123456789abcdef".repeat(2));
         assert_eq!(SubjectRef::parse(&digits).map(|subject| subject.to_string()), Some(digits.clone()));
-        for (at, wrong) in (3..digits.len()).flat_map(|at| ['/', ':', '`', 'g', 'A', ' ', '\0'].map(|wrong| (at, wrong))) {
+        for (at, wrong) in
+            (3..digits.len()).flat_map(|at| ['/', ':', '`', 'g', 'A', ' ', '\0'].map(|wrong| (at, wrong)))
+        {
             let mut text = digits.clone();
             text.replace_range(at..=at, wrong.encode_utf8(&mut [0; 4]));
             assert_eq!(SubjectRef::parse(&text), None, "{wrong:?} at {at}");

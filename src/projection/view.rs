@@ -158,7 +158,7 @@ fn subjects(opened: &Opened<'_>, data: &Value, registry: &Registry) -> Value {
         roles.any(|(name, at)| name == role && at.is_some_and(|at| at.tokens().iter().any(|token| token == "*")))
     };
     let mut members = Map::new();
-    for (role, people) in crate::read::roles(version.as_deref(), &opened.meta, data) {
+    for (role, people) in crate::read::roles(version.as_deref(), opened.meta, data) {
         let mut people = people.into_iter().map(|subject| Value::from(subject.to_string()));
         let value = if several(&role) { Some(Value::Array(people.collect())) } else { people.next() };
         members.extend(value.map(|value| (role, value)));

@@ -83,9 +83,8 @@ impl Renderer<'_> {
         named: &[Option<SubjectRef>],
     ) -> Result<(Vec<RenderedEvent>, Counts), ReadFailed> {
         let mut counts = Counts::default();
-        let size = |opened: &Opened<'_>| {
-            opened.event.public.len() + opened.event.sealed.as_ref().map_or(0, Bytes::len) + 384
-        };
+        let size =
+            |opened: &Opened<'_>| opened.event.public.len() + opened.event.sealed.as_ref().map_or(0, Bytes::len) + 384;
         let mut out = String::with_capacity(events.iter().map(size).sum());
         let mut ends = Vec::with_capacity(events.len());
         let mut named = named.iter();
