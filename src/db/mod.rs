@@ -140,8 +140,8 @@ pub fn open(path: &Path, mode: OpenMode) -> Result<Connection, OpenError> {
     setting(&connection, "trusted_schema", "OFF", "0")?;
     setting(&connection, "temp_store", "MEMORY", "2")?;
     if mode == OpenMode::ReadOnly {
-        // Every query of ours names the index that drives it. Without this a statement is prepared anew whenever a value
-        // that the planner could look at differs from the one before.
+        // Every query of ours has an index that drives it. Without this a statement is prepared anew whenever a value that
+        // the planner could look at differs from the one before.
         let stable = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true);
         stable.map_err(|error| classify(&error, "planner"))?;
     } else {

@@ -8,6 +8,9 @@ pub mod name;
 pub mod natural;
 pub mod pointer;
 
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -144,6 +147,35 @@ impl SubjectRef {
         (seen < 16).then_some(Self(bytes))
     }
 }
+
+/// Hashes keys that begin with a pseudonym. Its bits are random and nobody chooses them, so they are only brought together.
+#[derive(Clone, Copy, Default)]
+pub struct SubjectHasher(u64);
+
+impl Hasher for SubjectHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for part in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..part.len()].copy_from_slice(part);
+            self.write_u64(u64::from_le_bytes(word));
+        }
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.0 = self.0.rotate_left(21) ^ word;
+    }
+
+    fn write_usize(&mut self, word: usize) {
+        self.write_u64(word as u64);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// A map whose keys are pseudonyms, or begin with one.
+pub type SubjectMap<K, V> = HashMap<K, V, BuildHasherDefault<SubjectHasher>>;
 
 /// Value of each lower-case hexadecimal digit; of any other byte 255.
 const HEX: [u8; 256] = {

@@ -179,6 +179,8 @@ impl KeyCache {
             if person.keys.len() == KEYS_PER_PERSON {
                 person.keys.remove(0);
             }
+            // Most people have one or two, and there are many people.
+            person.keys.reserve_exact(1);
             person.keys.push(CachedKey { id: id.clone(), key: Arc::clone(key), current });
         });
     }

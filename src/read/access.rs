@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use super::Viewer;
 use crate::append::writer::{SubmitError, Writer};
 use crate::clock::Millis;
-use crate::event::SubjectRef;
+use crate::event::{SubjectMap, SubjectRef};
 use crate::eventlog::AccessEntry;
 
 /// Length of a window in milliseconds.
@@ -50,7 +50,7 @@ struct Seen {
     /// The purposes of the windows below, which name them by place.
     purposes: Vec<String>,
     /// Everything about a person in one place: there are many, and most are seen for the same few purposes.
-    people: HashMap<SubjectRef, Vec<Window>>,
+    people: SubjectMap<SubjectRef, Vec<Window>>,
 }
 
 #[derive(Clone, Copy)]

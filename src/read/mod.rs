@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
+use futures_util::future::join;
 
 pub use roles::roles;
 
@@ -287,10 +288,13 @@ impl Reader {
         let people = people.unwrap_or_default();
         let viewings = open::viewings(&opened, &metas, &plan, &named, &people);
         lease.narrow(viewings.clone().map(|viewing| viewing.subject));
-        self.parts.access.record(viewer, viewings, self.parts.clock.now()).await?;
         let renderer =
             render::Renderer { registry: &self.parts.registry, redaction: viewer.redaction, people: &people };
-        let (events, counts) = renderer.page(&events, &named)?;
+        // Nothing leaves before both are done.
+        let recorded = self.parts.access.record(viewer, viewings, self.parts.clock.now());
+        let (recorded, rendered) = join(recorded, async { renderer.page(&events, &named) }).await;
+        recorded?;
+        let (events, counts) = rendered?;
         let rendered = Rendered {
             events,
             next: page.next,

@@ -3,13 +3,12 @@
 //! Pure but for the cipher: decides per slot from the fences and the viewer, names the keys, opens. What many events of a
 //! page have in common (a key, a purpose, a list of pointers) is worked out once for the page.
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::access::Viewing;
 use super::{Opened, ReadFailed, State, Viewer};
-use crate::event::{ExternalId, Purpose, StoreId, SubjectRef};
+use crate::event::{ExternalId, Purpose, StoreId, SubjectMap, SubjectRef};
 use crate::eventlog::{Page, ReadError, StoredEvent};
 use crate::keystore::{Dek, DekId, Fetched};
 use crate::sealing::envelope;
@@ -60,7 +59,8 @@ pub struct Plan {
 
 /// Decides every slot of the page.
 pub fn plan(page: &Page, metas: &[Meta<'_>], viewer: &Viewer) -> Plan {
-    let mut planner = Planner { page, viewer, purposes: Vec::new(), places: HashMap::default(), plan: Plan::default() };
+    let mut planner =
+        Planner { page, viewer, purposes: Vec::new(), places: SubjectMap::default(), plan: Plan::default() };
     for slot in metas.iter().flat_map(|meta| &meta.slots) {
         let decision = planner.decide(slot);
         if decision.is_err() {
@@ -77,7 +77,7 @@ struct Planner<'a> {
     /// The purposes of the page, and whether the viewer may see them; there are few.
     purposes: Vec<(Purpose, bool)>,
     /// Where a key stands in `wanted`, by person, place of the purpose and generation.
-    places: HashMap<(SubjectRef, usize, u32), usize>,
+    places: SubjectMap<(SubjectRef, usize, u32), usize>,
     plan: Plan,
 }
 

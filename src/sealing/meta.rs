@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::envelope::paths_digest;
+use super::scan::{Scan, Unreadable};
 use crate::event::SubjectRef;
 use crate::event::canonical::{push_canonical, push_string};
 
@@ -133,38 +134,27 @@ fn site(out: &mut String, (path, at): &(&str, usize)) {
 }
 
 /// Metadata as read. Borrows from the stored text.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Default)]
 pub struct Meta<'a> {
     /// Who acted.
-    #[serde(borrow, default)]
     pub actor: Option<Cow<'a, str>>,
     /// Cause.
-    #[serde(borrow, default)]
     pub causation_id: Option<Cow<'a, str>>,
     /// Correlation.
-    #[serde(borrow, default)]
     pub correlation_id: Option<Cow<'a, str>>,
     /// `CloudEvents` source.
-    #[serde(borrow, default)]
     pub source: Option<Cow<'a, str>>,
     /// `CloudEvents` id that is not a UUID.
-    #[serde(borrow, default)]
     pub source_id: Option<Cow<'a, str>>,
     /// When it happened, RFC 3339.
-    #[serde(borrow, default)]
     pub time: Option<Cow<'a, str>>,
     /// Pseudonyms in the public part.
-    #[serde(borrow, default)]
     pub ids: Vec<Site<'a>>,
     /// People found by natural key: pseudonym by role.
-    #[serde(borrow, default)]
     pub roles: BTreeMap<Cow<'a, str>, Cow<'a, str>>,
     /// In-line marks.
-    #[serde(borrow, default)]
     pub marks: Vec<InlineMeta<'a>>,
     /// Slots.
-    #[serde(borrow, default)]
     pub slots: Vec<SlotMeta<'a>>,
 }
 
@@ -174,7 +164,26 @@ impl<'a> Meta<'a> {
     /// # Errors
     /// [`MetaError`] when the text is not what this build writes: corruption, not a caller's mistake.
     pub fn parse(text: &'a str) -> Result<Self, MetaError> {
-        serde_json::from_str(text).map_err(|_| MetaError)
+        let mut meta = Self::default();
+        Scan::whole(text, |scan| scan.object(|scan, key| meta.member(scan, key))).map_err(|_| MetaError)?;
+        Ok(meta)
+    }
+
+    fn member(&mut self, scan: &mut Scan<'a>, key: &str) -> Result<(), Unreadable> {
+        match key {
+            "actor" => self.actor = Some(scan.text()?),
+            "causation_id" => self.causation_id = Some(scan.text()?),
+            "correlation_id" => self.correlation_id = Some(scan.text()?),
+            "ids" => self.ids = scan.list(1, Site::read)?,
+            "marks" => self.marks = scan.value()?,
+            "roles" => self.roles = scan.value()?,
+            "slots" => self.slots = scan.list(1, SlotMeta::read)?,
+            "source" => self.source = Some(scan.text()?),
+            "source_id" => self.source_id = Some(scan.text()?),
+            "time" => self.time = Some(scan.text()?),
+            _ => return Err(Unreadable),
+        }
+        Ok(())
     }
 }
 
@@ -184,8 +193,14 @@ impl<'a> Meta<'a> {
 pub struct MetaError;
 
 /// A pointer and the byte offset in the public part at which its `null` or pseudonym begins.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Site<'a>(#[serde(borrow)] pub Cow<'a, str>, pub usize);
+#[derive(Clone, Debug)]
+pub struct Site<'a>(pub Cow<'a, str>, pub usize);
+
+impl<'a> Site<'a> {
+    fn read(scan: &mut Scan<'a>) -> Result<Self, Unreadable> {
+        scan.pair(Scan::text, Scan::number).map(|(path, at)| Self(path, at))
+    }
+}
 
 /// Pointer, category and declared placeholder of an in-line mark.
 #[derive(Clone, Debug, Deserialize)]
@@ -196,31 +211,48 @@ pub struct InlineMeta<'a>(
 );
 
 /// One slot as read.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug)]
 pub struct SlotMeta<'a> {
     /// Owners.
-    #[serde(borrow)]
     pub owners: Vec<Owner<'a>>,
     /// Purpose.
-    #[serde(borrow)]
     pub purpose: Cow<'a, str>,
     /// Fields.
-    #[serde(borrow)]
     pub fields: Vec<Site<'a>>,
 }
 
-impl SlotMeta<'_> {
+impl<'a> SlotMeta<'a> {
     /// Digest of the slot's pointers, to which its envelope is bound.
     pub fn paths_digest(&self) -> [u8; 32] {
         let paths: Vec<&str> = self.fields.iter().map(|field| field.0.as_ref()).collect();
         paths_digest(&paths)
     }
+
+    fn read(scan: &mut Scan<'a>) -> Result<Self, Unreadable> {
+        let (mut owners, mut purpose, mut fields) = (None, None, None);
+        scan.object(|scan, key| {
+            match key {
+                "fields" => fields = Some(scan.list(4, Site::read)?),
+                "owners" => owners = Some(scan.list(1, Owner::read)?),
+                "purpose" => purpose = Some(scan.text()?),
+                _ => return Err(Unreadable),
+            }
+            Ok(())
+        })?;
+        let (Some(owners), Some(purpose), Some(fields)) = (owners, purpose, fields) else { return Err(Unreadable) };
+        Ok(Self { owners, purpose, fields })
+    }
 }
 
 /// Pseudonym and generation.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Owner<'a>(#[serde(borrow)] pub Cow<'a, str>, pub u32);
+#[derive(Clone, Debug)]
+pub struct Owner<'a>(pub Cow<'a, str>, pub u32);
+
+impl<'a> Owner<'a> {
+    fn read(scan: &mut Scan<'a>) -> Result<Self, Unreadable> {
+        scan.pair(Scan::text, Scan::number).map(|(subject, generation)| Self(subject, generation))
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -251,5 +283,9 @@ mod tests {
         assert_eq!((meta.slots[0].owners[0].0.as_ref(), meta.slots[0].owners[0].1), (&*owner.to_string(), 2));
         assert_eq!(MetaDraft::default().to_text(), "{}", "what an event does not have leaves no trace in its metadata");
         assert_eq!(Meta::parse("{\"x\":1}").unwrap_err(), MetaError);
+        assert_eq!(Meta::parse("{\"slots\":[{\"owners\":[],\"purpose\":\"a\"}]}").unwrap_err(), MetaError);
+        for cut in (0..text.len()).filter(|cut| text.is_char_boundary(*cut)) {
+            assert_eq!(Meta::parse(&text[..cut]).unwrap_err(), MetaError, "cut at {cut}");
+        }
     }
 }

@@ -8,6 +8,7 @@ pub mod commit;
 pub mod envelope;
 pub mod meta;
 pub mod rows;
+mod scan;
 mod slots;
 
 use std::sync::Arc;
