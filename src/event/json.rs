@@ -7,6 +7,7 @@
 use std::cell::Cell;
 
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::de::Read;
 use serde_json::{Map, Number, Value};
 
 /// Structural limits of one JSON text.
@@ -83,11 +84,11 @@ pub const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
 /// [`JsonError`] with the place and the rule.
 pub fn parse(text: &[u8], limits: JsonLimits) -> Result<Value, JsonError> {
     let state = State { limits, nodes: Cell::new(0), broken: Cell::new(None) };
-    let mut reader = serde_json::Deserializer::from_slice(text);
-    let result = Seed { state: &state, depth: 0 }.deserialize(&mut reader).and_then(|value| {
-        reader.end()?;
-        Ok(value)
-    });
+    // Looking at the whole text once is quicker than at each of its strings; where it is not UTF-8 the parser says.
+    let result = match std::str::from_utf8(text) {
+        Ok(text) => state.value(serde_json::Deserializer::from_str(text)),
+        Err(_) => state.value(serde_json::Deserializer::from_slice(text)),
+    };
     result.map_err(|error| match state.broken.get() {
         Some(rule) => JsonError::Rule { rule, line: error.line(), column: error.column() },
         None => JsonError::Syntax { line: error.line(), column: error.column() },
@@ -101,6 +102,12 @@ struct State {
 }
 
 impl State {
+    fn value<'t>(&self, mut reader: serde_json::Deserializer<impl Read<'t>>) -> serde_json::Result<Value> {
+        let value = Seed { state: self, depth: 0 }.deserialize(&mut reader)?;
+        reader.end()?;
+        Ok(value)
+    }
+
     fn refuse<E: de::Error>(&self, rule: Rule) -> E {
         self.broken.set(Some(rule));
         E::custom(rule)

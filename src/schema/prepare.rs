@@ -4,7 +4,7 @@
 //! known. Keeps: every place that a mark means is in the result, or the event is refused; no value in a message.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -75,11 +75,11 @@ struct Work<'r> {
     /// Index of the first site of each person; owners are given by it, so that one person is one owner.
     people: HashMap<SubjectKey, usize>,
     /// Person at each id's place.
-    sites: HashMap<Pointer, usize>,
+    sites: BTreeMap<Pointer, usize>,
     /// Person of each role that is found by natural key.
     naturals: HashMap<usize, usize>,
     fields: Vec<PersonalField>,
-    by_path: HashMap<Pointer, usize>,
+    by_path: BTreeMap<Pointer, usize>,
 }
 
 impl Work<'_> {

@@ -98,13 +98,11 @@ impl SlotDraft<'_> {
     }
 }
 
-/// The name of an object's next member.
+/// The name of an object's next member: one of ours, none of which needs an escape.
 fn name(out: &mut String, name: &str) {
-    if !out.ends_with('{') {
-        out.push(',');
-    }
-    push_string(out, name);
-    out.push(':');
+    out.push_str(if out.ends_with('{') { "\"" } else { ",\"" });
+    out.push_str(name);
+    out.push_str("\":");
 }
 
 fn text(out: &mut String, member: &str, text: Option<&str>) {

@@ -64,18 +64,14 @@ impl<'a> Slot<'a> {
     /// Canonical JSON object of pointer to value.
     pub fn plaintext(&self) -> Zeroizing<String> {
         let mut out = Zeroizing::new(String::with_capacity(256));
-        let mut fields: Vec<&Field<'_>> = self.fields.iter().collect();
-        fields.sort_by(|a, b| a.path.encode_utf16().cmp(b.path.encode_utf16()));
-        out.push('{');
-        for (at, field) in fields.into_iter().enumerate() {
-            if at > 0 {
-                out.push(',');
-            }
-            push_string(&mut out, field.path);
-            out.push(':');
-            push_canonical(&mut out, field.value);
+        // The pointers are in the order of their bytes; RFC 8785 wants UTF-16 order, which differs above U+D7FF.
+        if self.fields.iter().all(|field| field.path.is_ascii()) {
+            push_members(&mut out, self.fields.iter());
+        } else {
+            let mut fields: Vec<&Field<'_>> = self.fields.iter().collect();
+            fields.sort_by(|a, b| a.path.encode_utf16().cmp(b.path.encode_utf16()));
+            push_members(&mut out, fields.into_iter());
         }
-        out.push('}');
         out
     }
 
@@ -97,6 +93,19 @@ impl<'a> Slot<'a> {
             fields: self.fields.iter().map(|field| (field.path, field.offset)).collect(),
         }
     }
+}
+
+fn push_members<'f>(out: &mut String, fields: impl Iterator<Item = &'f Field<'f>>) {
+    out.push('{');
+    for (at, field) in fields.enumerate() {
+        if at > 0 {
+            out.push(',');
+        }
+        push_string(out, field.path);
+        out.push(':');
+        push_canonical(out, field.value);
+    }
+    out.push('}');
 }
 
 /// A field and one of the slots that it goes into.
