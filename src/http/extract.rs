@@ -199,11 +199,14 @@ async fn read(body: axum::body::Body, limits: &Limits) -> Result<Bytes, BodyErro
 #[derive(Clone)]
 struct ReadAhead(Result<Bytes, BodyError>);
 
-/// Reads a body whose length is stated and allowed in the task of its connection: a handler that runs in another one
-/// would have to wait until the two have woken each other.
+/// Bytes that are read before anybody looked at who sends them.
+const READ_AHEAD: u64 = 64 * 1024;
+
+/// Reads a short body of stated length in the task of its connection: a handler that runs in another one would have to wait
+/// until the two have woken each other.
 pub async fn read_ahead(request: Request, limits: &Limits) -> Request {
     let length = HttpBody::size_hint(request.body()).exact();
-    if length.is_none_or(|length| length == 0 || length > limits.body_bytes as u64) {
+    if length.is_none_or(|length| length == 0 || length > READ_AHEAD.min(limits.body_bytes as u64)) {
         return request;
     }
     let (mut parts, body) = request.into_parts();

@@ -42,7 +42,12 @@ pub struct AccessLog {
 }
 
 /// Open windows by principal.
-type Windows = HashMap<String, Seen>;
+#[derive(Default)]
+struct Windows {
+    seen: HashMap<String, Seen>,
+    /// How many there are.
+    open: usize,
+}
 
 /// What one principal has seen.
 #[derive(Default)]
@@ -71,13 +76,15 @@ impl Seen {
         })
     }
 
-    /// Opens a window, or adds to the one that is open.
-    fn open(&mut self, subject: SubjectRef, window: Window) {
+    /// Opens a window, or adds to the one that is open. How many that makes more.
+    fn open(&mut self, subject: SubjectRef, window: Window) -> usize {
         let windows = self.people.entry(subject).or_default();
-        match windows.iter_mut().find(|known| known.purpose == window.purpose) {
-            Some(known) => known.later = known.later.saturating_add(window.later),
-            None => windows.push(window),
+        if let Some(known) = windows.iter_mut().find(|known| known.purpose == window.purpose) {
+            known.later = known.later.saturating_add(window.later);
+            return 0;
         }
+        windows.push(window);
+        1
     }
 }
 
@@ -105,11 +112,11 @@ impl AccessLog {
         self.writer.record_access(entries).await?;
         // Only now: a window opened before its entry is durable would let another read of the minute leave unlogged.
         let mut windows = self.lock();
-        let open: usize = windows.values().flat_map(|seen| seen.people.values()).map(Vec::len).sum();
-        let seen = windows.entry(viewer.principal.clone()).or_default();
-        for viewing in opening.iter().take(MOST_WINDOWS.saturating_sub(open)) {
+        let Windows { seen, open } = &mut *windows;
+        let seen = seen.entry(viewer.principal.clone()).or_default();
+        for viewing in opening.iter().take(MOST_WINDOWS.saturating_sub(*open)) {
             let purpose = seen.purpose(viewing.purpose);
-            seen.open(viewing.subject, Window { purpose, began: now, later: 0, route: viewer.route });
+            *open += seen.open(viewing.subject, Window { purpose, began: now, later: 0, route: viewer.route });
         }
         Ok(())
     }
@@ -119,16 +126,7 @@ impl AccessLog {
     /// # Errors
     /// [`AccessRefused`] when the log cannot be written; the counts are kept for the next call.
     pub async fn flush(&self, now: Millis, all: bool) -> Result<(), AccessRefused> {
-        let mut over: Vec<(String, String, SubjectRef, Window)> = Vec::new();
-        self.lock().retain(|principal, Seen { purposes, people }| {
-            people.retain(|subject, windows| {
-                let done = windows.extract_if(.., |window| all || is_over(window, now));
-                let counted = done.filter(|window| window.later > 0);
-                over.extend(counted.map(|w| (principal.clone(), purposes[w.purpose].clone(), *subject, w)));
-                !windows.is_empty()
-            });
-            !people.is_empty()
-        });
+        let over = self.close(now, all);
         if over.is_empty() {
             return Ok(());
         }
@@ -137,14 +135,32 @@ impl AccessLog {
         };
         if let Err(error) = self.writer.record_access(over.iter().map(entry).collect()).await {
             let mut windows = self.lock();
+            let Windows { seen, open } = &mut *windows;
             for (principal, purpose, subject, window) in over {
-                let seen = windows.entry(principal).or_default();
+                let seen = seen.entry(principal).or_default();
                 let purpose = seen.purpose(&purpose);
-                seen.open(subject, Window { purpose, ..window });
+                *open += seen.open(subject, Window { purpose, ..window });
             }
             return Err(AccessRefused(error));
         }
         Ok(())
+    }
+
+    /// Closes windows; gives those that have something to say.
+    fn close(&self, now: Millis, all: bool) -> Vec<(String, String, SubjectRef, Window)> {
+        let mut over = Vec::new();
+        let mut windows = self.lock();
+        let Windows { seen, open } = &mut *windows;
+        seen.retain(|principal, Seen { purposes, people }| {
+            people.retain(|subject, windows| {
+                let done = windows.extract_if(.., |window| all || is_over(window, now)).inspect(|_| *open -= 1);
+                let counted = done.filter(|window| window.later > 0);
+                over.extend(counted.map(|w| (principal.clone(), purposes[w.purpose].clone(), *subject, w)));
+                !windows.is_empty()
+            });
+            !people.is_empty()
+        });
+        over
     }
 
     /// Counts what open windows cover. Gives summaries of windows that are over, and the reads that need an entry: each
@@ -157,7 +173,8 @@ impl AccessLog {
     ) -> (Vec<AccessEntry>, Vec<Viewing<'v>>) {
         let (mut summaries, mut opening) = (Vec::new(), Vec::<Viewing<'v>>::new());
         let mut windows = self.lock();
-        let Some(Seen { purposes, people }) = windows.get_mut(&viewer.principal) else {
+        let Windows { seen, open } = &mut *windows;
+        let Some(Seen { purposes, people }) = seen.get_mut(&viewer.principal) else {
             drop(windows);
             return (summaries, distinct(viewings.into_iter().collect()));
         };
@@ -170,7 +187,8 @@ impl AccessLog {
                     known[at].later = known[at].later.saturating_add(viewing.fields);
                 }
                 known => {
-                    let over = known.map(|(known, at)| known.swap_remove(at)).filter(|window| window.later > 0);
+                    let over = known.map(|(known, at)| known.swap_remove(at)).inspect(|_| *open -= 1);
+                    let over = over.filter(|window| window.later > 0);
                     let summed = |window| summary(&viewer.principal, viewing.purpose, viewing.subject, &window);
                     summaries.extend(over.map(summed));
                     opening.push(viewing);
