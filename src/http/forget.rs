@@ -20,6 +20,8 @@ use crate::schema::lint;
 
 /// Longest time a caller can ask to wait.
 pub const LONGEST_WAIT: Duration = Duration::from_mins(1);
+/// How often a forget in one call looks again when events came in between.
+const AGAIN: usize = 8;
 
 /// The body that opens a request.
 #[derive(Deserialize)]
@@ -62,7 +64,15 @@ pub async fn forget(
     caller.require(Permission::RequestForget)?;
     caller.require(Permission::ApproveForget)?;
     let opened = open_request(&app, &caller, body).await?;
-    let digest = opened.preview.digest.clone();
+    let began = std::time::Instant::now();
+    let mut digest = opened.preview.digest;
+    // Nobody looked at the preview, so nobody has to look again because events came in between.
+    for _ in 0..AGAIN {
+        match app.requests.approve(&opened.id, &digest, &caller.principal.id).await {
+            Err(ForgetError::StalePreview { current }) => digest = current,
+            done => return wait(&app, &caller, &headers, done?, began).await,
+        }
+    }
     approve_and_wait(&app, &caller, &headers, &opened.id, &digest).await
 }
 
@@ -337,9 +347,21 @@ async fn approve_and_wait(
 ) -> Result<Response, Problem> {
     level(app)?;
     let began = std::time::Instant::now();
-    let fenced = app.requests.approve(id, digest, &caller.principal.id).await?.ok_or_else(Problem::not_found)?;
+    let fenced = app.requests.approve(id, digest, &caller.principal.id).await?;
+    wait(app, caller, headers, fenced, began).await
+}
+
+/// Answers once the request is complete, or as long as the caller waits for that.
+async fn wait(
+    app: &Shared,
+    caller: &Caller,
+    headers: &HeaderMap,
+    fenced: Option<Request>,
+    began: std::time::Instant,
+) -> Result<Response, Problem> {
+    let fenced = fenced.ok_or_else(Problem::not_found)?;
     let request = match prefer_wait(headers, LONGEST_WAIT.as_secs()) {
-        Some(wait) => app.requests.wait(id, wait).await?.unwrap_or(fenced),
+        Some(wait) => app.requests.wait(&fenced.id, wait).await?.unwrap_or(fenced),
         None => fenced,
     };
     let done = request.status == Status::Completed;
@@ -347,7 +369,7 @@ async fn approve_and_wait(
         app.metrics.forget_duration.observe(began.elapsed().as_secs_f64());
     }
     let status = if done { StatusCode::OK } else { StatusCode::ACCEPTED };
-    let location = format!("/v1/forget-requests/{id}");
+    let location = format!("/v1/forget-requests/{}", request.id);
     Ok((status, [(header::LOCATION, location)], axum::Json(render(&request, caller))).into_response())
 }
 

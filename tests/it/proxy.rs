@@ -124,13 +124,18 @@ async fn up(
     }
 }
 
-/// From the server to the client: what comes after a lost commit breaks the connection instead.
+/// From the server to the client: once a commit is to be lost nothing gets through any more, and when the server has said that
+/// it is done the connection breaks.
 async fn down(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, lose: &Mutex<bool>, mut line: watch::Receiver<Line>) {
     let mut buffer = vec![0; 1 << 16];
     loop {
         let Ok(count @ 1..) = from.read(&mut buffer).await else { return };
         whole(&mut line).await;
-        if *lose.lock().unwrap() || to.write_all(&buffer[..count]).await.is_err() {
+        if *lose.lock().unwrap() {
+            if buffer[..count].windows(7).any(|window| window == b"COMMIT\0") {
+                return;
+            }
+        } else if to.write_all(&buffer[..count]).await.is_err() {
             return;
         }
     }
