@@ -199,7 +199,7 @@ async fn read(body: axum::body::Body, limits: &Limits) -> Result<Bytes, BodyErro
 #[derive(Clone)]
 struct ReadAhead(Result<Bytes, BodyError>);
 
-/// Bytes that are read before anybody looked at who sends them.
+/// Bytes that are read before anybody looked at whether their sender, whose key is known, may send them.
 const READ_AHEAD: u64 = 64 * 1024;
 
 /// Reads a short body of stated length in the task of its connection: a handler that runs in another one would have to wait

@@ -67,13 +67,14 @@ pub async fn forget(
     let began = std::time::Instant::now();
     let mut digest = opened.preview.digest;
     // Nobody looked at the preview, so nobody has to look again because events came in between.
-    for _ in 0..AGAIN {
+    let mut again = 0..AGAIN;
+    let fenced = loop {
         match app.requests.approve(&opened.id, &digest, &caller.principal.id).await {
-            Err(ForgetError::StalePreview { current }) => digest = current,
-            done => return wait(&app, &caller, &headers, done?, began).await,
+            Err(ForgetError::StalePreview { current }) if again.next().is_some() => digest = current,
+            done => break done?,
         }
-    }
-    approve_and_wait(&app, &caller, &headers, &opened.id, &digest).await
+    };
+    wait(&app, &caller, &headers, fenced, began).await
 }
 
 #[derive(Deserialize)]
@@ -97,7 +98,10 @@ pub async fn approve(
 ) -> Result<Response, Problem> {
     caller.require(Permission::ApproveForget)?;
     let Approval { preview_digest } = body.into()?;
-    approve_and_wait(&app, &caller, &headers, &id, &preview_digest).await
+    level(&app)?;
+    let began = std::time::Instant::now();
+    let fenced = app.requests.approve(&id, &preview_digest, &caller.principal.id).await?;
+    wait(&app, &caller, &headers, fenced, began).await
 }
 
 #[derive(Deserialize)]
@@ -336,19 +340,6 @@ async fn open_request(app: &Shared, caller: &Caller, body: Json) -> Result<Reque
         }
         other => Ok(other?),
     }
-}
-
-async fn approve_and_wait(
-    app: &Shared,
-    caller: &Caller,
-    headers: &HeaderMap,
-    id: &str,
-    digest: &str,
-) -> Result<Response, Problem> {
-    level(app)?;
-    let began = std::time::Instant::now();
-    let fenced = app.requests.approve(id, digest, &caller.principal.id).await?;
-    wait(app, caller, headers, fenced, began).await
 }
 
 /// Answers once the request is complete, or as long as the caller waits for that.
