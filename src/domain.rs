@@ -33,6 +33,10 @@ pub const IDEMPOTENCY: &[u8] = b"oubliette/v1/idempotency";
 pub const ERASURE_RECORD: &[u8] = b"oubliette/v1/erasure-record";
 /// Signature of the exported erasure record.
 pub const ERASURE_EXPORT: &[u8] = b"oubliette/v1/erasure-export";
+/// Signature of an erasure certificate.
+pub const CERTIFICATE: &[u8] = b"oubliette/v1/certificate";
+/// Commitment of an erasure certificate to the person it is about.
+pub const CERTIFICATE_SUBJECT: &[u8] = b"oubliette/v1/certificate-subject";
 /// Digest of a forget preview.
 pub const PREVIEW: &[u8] = b"oubliette/v1/preview";
 

@@ -8,6 +8,9 @@ use std::ops::Range;
 
 use sha2::{Digest, Sha256};
 
+/// Levels of a tile (C2SP tlog-tiles): a full one has 256 hashes.
+pub const TILE_HEIGHT: u8 = 8;
+
 /// A SHA-256 hash: of a leaf, an inner node or a whole tree.
 pub type Hash = [u8; 32];
 
@@ -130,18 +133,11 @@ pub fn perfect_subtrees(range: Range<u64>) -> Vec<(u8, u64)> {
     found
 }
 
-/// Inclusion proof of leaf `index` in the tree of `size` leaves (RFC 6962, 2.1.1), leaf end first. `root_of_range`
-/// answers with the root over a range of leaves; each range asked for is a subtree of the tree.
-///
-/// # Errors
-/// Whatever the source of hashes fails with. `Ok(None)` when there is no such leaf.
-pub fn inclusion_proof<E>(
-    index: u64,
-    size: u64,
-    mut root_of_range: impl FnMut(Range<u64>) -> Result<Hash, E>,
-) -> Result<Option<Vec<Hash>>, E> {
+/// The ranges of leaves whose roots, in this order, are the inclusion proof of leaf `index` in the tree of `size` leaves
+/// (RFC 6962, 2.1.1), leaf end first. Each is a subtree of the tree. `None` when there is no such leaf.
+pub fn inclusion_ranges(index: u64, size: u64) -> Option<Vec<Range<u64>>> {
     if index >= size {
-        return Ok(None);
+        return None;
     }
     let (mut start, mut end) = (0, size);
     let mut siblings = Vec::new();
@@ -155,27 +151,21 @@ pub fn inclusion_proof<E>(
             start = middle;
         }
     }
-    siblings.into_iter().rev().map(&mut root_of_range).collect::<Result<_, E>>().map(Some)
+    siblings.reverse();
+    Some(siblings)
 }
 
-/// Consistency proof between the trees of `first` and `second` leaves (RFC 6962, 2.1.2). `root_of_range` as in
-/// [`inclusion_proof`]. Empty when the trees are the same or the first is empty.
-///
-/// # Errors
-/// Whatever the source of hashes fails with. `Ok(None)` when `first` is larger than `second`.
-pub fn consistency_proof<E>(
-    first: u64,
-    second: u64,
-    mut root_of_range: impl FnMut(Range<u64>) -> Result<Hash, E>,
-) -> Result<Option<Vec<Hash>>, E> {
+/// The ranges whose roots, in this order, are the consistency proof between the trees of `first` and `second` leaves
+/// (RFC 6962, 2.1.2). None when the trees are the same or the first is empty. `None` when `first` is larger than `second`.
+pub fn consistency_ranges(first: u64, second: u64) -> Option<Vec<Range<u64>>> {
     if first > second {
-        return Ok(None);
+        return None;
     }
+    let mut ranges = Vec::new();
     if first == 0 || first == second {
-        return Ok(Some(Vec::new()));
+        return Some(ranges);
     }
     let (mut start, mut end) = (0, second);
-    let mut ranges = Vec::new();
     while end != first {
         let middle = start + split(end - start);
         if first <= middle {
@@ -190,21 +180,9 @@ pub fn consistency_proof<E>(
     if start > 0 {
         ranges.push(start..end);
     }
-    ranges.into_iter().rev().map(&mut root_of_range).collect::<Result<_, E>>().map(Some)
+    ranges.reverse();
+    Some(ranges)
 }
-
-/// A source of subtree roots for the two proofs, out of all leaf hashes in memory.
-pub fn in_memory(leaves: &[Hash]) -> impl FnMut(Range<u64>) -> Result<Hash, OutOfRange> {
-    |range| {
-        let at = |bound: u64| usize::try_from(bound).map_err(|_| OutOfRange);
-        leaves.get(at(range.start)?..at(range.end)?).map(root_of).ok_or(OutOfRange)
-    }
-}
-
-/// A proof asked for leaves that are not there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the range of leaves is not in the tree")]
-pub struct OutOfRange;
 
 /// A proof does not prove what it is said to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -331,6 +309,10 @@ mod tests {
         (0..count).map(|n| leaf_hash(&n.to_be_bytes())).collect()
     }
 
+    fn proven(leaves: &[Hash], ranges: Option<Vec<Range<u64>>>) -> Vec<Hash> {
+        ranges.unwrap().into_iter().map(|range| root_of(&leaves[range.start as usize..range.end as usize])).collect()
+    }
+
     fn reference(count: u64) -> MemoryBackedTree<Sha256, [u8; 8]> {
         let mut tree = MemoryBackedTree::new();
         (0..count).for_each(|n| tree.push(n.to_be_bytes()));
@@ -354,14 +336,14 @@ mod tests {
         for size in 1..=33u64 {
             let root = &roots[size as usize];
             for index in 0..size {
-                let proof = inclusion_proof(index, size, in_memory(&all)).unwrap().unwrap();
+                let proof = proven(&all, inclusion_ranges(index, size));
                 let verify = |at, proof: &[Hash]| verify_inclusion(&all[index as usize], at, size, proof, root);
                 assert_eq!(verify(index, &proof), Ok(()));
                 assert!((0..size + 2).filter(|&at| at != index).all(|at| verify(at, &proof).is_err()));
                 assert!(mutations(&proof).iter().all(|changed| verify(index, changed).is_err()));
             }
             for first in 0..=size {
-                let proof = consistency_proof(first, size, in_memory(&all)).unwrap().unwrap();
+                let proof = proven(&all, consistency_ranges(first, size));
                 let old = (first, &roots[first as usize]);
                 assert_eq!(verify_consistency(old, (size, root), &proof), Ok(()));
                 assert!(mutations(&proof).iter().all(|p| verify_consistency(old, (size, root), p).is_err()));
@@ -370,8 +352,7 @@ mod tests {
                 assert!(first == 0 || verify_consistency(old, (size, &forged), &proof).is_err());
             }
         }
-        assert_eq!(inclusion_proof(33, 33, in_memory(&all)), Ok(None));
-        assert_eq!(consistency_proof(34, 33, in_memory(&all)), Ok(None));
+        assert_eq!((inclusion_ranges(33, 33), consistency_ranges(34, 33)), (None, None));
     }
 
     fn mutations(proof: &[Hash]) -> Vec<Vec<Hash>> {
@@ -395,12 +376,13 @@ mod tests {
         }
         let from_nodes = |range: Range<u64>| {
             let hashes: Vec<Hash> = perfect_subtrees(range).iter().map(|at| nodes[at]).collect();
-            fold_subtrees(&hashes).ok_or(OutOfRange)
+            fold_subtrees(&hashes).unwrap()
         };
         for index in 0..21 {
-            let stored = inclusion_proof(index, 21, from_nodes);
-            assert_eq!(stored, inclusion_proof(index, 21, in_memory(&all)));
-            assert_eq!(consistency_proof(index, 21, from_nodes), consistency_proof(index, 21, in_memory(&all)));
+            for ranges in [inclusion_ranges(index, 21), consistency_ranges(index, 21)] {
+                let stored: Vec<Hash> = ranges.iter().flatten().cloned().map(from_nodes).collect();
+                assert_eq!(stored, proven(&all, ranges));
+            }
         }
     }
 
@@ -425,11 +407,11 @@ mod tests {
             let root = root_of(&all);
             let theirs = tree.root();
             prop_assert_eq!(root.as_slice(), theirs.as_bytes().as_slice());
-            let proof = inclusion_proof(at as u64, size, in_memory(&all)).unwrap().unwrap();
+            let proof = proven(&all, inclusion_ranges(at as u64, size));
             let theirs = tree.prove_inclusion(at);
             prop_assert_eq!(proof.as_flattened(), theirs.as_bytes());
             let first = at as u64 + 1;
-            let proof = consistency_proof(first, size, in_memory(&all)).unwrap().unwrap();
+            let proof = proven(&all, consistency_ranges(first, size));
             let theirs = tree.prove_consistency((size - first) as usize);
             prop_assert_eq!(proof.as_flattened(), theirs.as_bytes());
             let old = root_of(&all[..first as usize]);

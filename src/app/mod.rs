@@ -404,6 +404,7 @@ impl Paths {
             appender: self.appender.clone(),
             clock: clock.clone(),
             entropy: Arc::clone(entropy),
+            horizon: config.backup_bound(),
         };
         let (epochs, job) = epochs::start(config, &parts, Arc::clone(&self.level));
         let (requests, worker) = recovery::start(parts, stores.keyring, stores.store);

@@ -1,4 +1,4 @@
-//! Work on a store whose server does not run: backups of it, putting them back, importing the erasure record.
+//! Work on a store whose server does not run: backups of it, putting them back, importing the erasure record, checking it.
 //!
 //! Owns: the order of these, under the lock that a server holds. Must not know: the command line. Nothing here decides who
 //! is forgotten: the ordinary start compares the records and repeats what a restored keystore lacks.
@@ -11,6 +11,7 @@ use std::sync::atomic::AtomicBool;
 use super::backups::{Backups, Origin};
 use super::stores::{self, Places, Stores, prepare_directories, remove_file};
 use super::{Paths, StartError};
+use crate::audit::{Decisions, ReplayError};
 use crate::backup::sqlite::{self, Replaced};
 use crate::backup::{BackupError, Domain, Manifest};
 use crate::clock::{Clock, Millis};
@@ -26,6 +27,7 @@ use crate::keystore::{Keystore, KeystoreError};
 use crate::projection::store;
 use crate::schema::Registry;
 use crate::secret::Entropy;
+use crate::verify::{self, Report, VerifyError};
 
 /// Why it was not done.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +47,12 @@ pub enum RestoreError {
     /// The records cannot be compared afterwards.
     #[error("the erasure records cannot be compared: {0}")]
     Erasure(#[from] ForgetError),
+    /// The record of decisions cannot be read.
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
+    /// The store cannot be checked.
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
     /// There is no store to work on.
     #[error("there is no store here")]
     Nothing,
@@ -180,10 +188,29 @@ impl Offline {
         Backups::new(config, &self.places, &self.stores, clock.clone())
     }
 
+    async fn check(&self, config: &Config) -> Result<Report, RestoreError> {
+        let Stores { log, keystore, .. } = &self.stores;
+        let registry = Arc::new(Registry::new(super::registry_options(config)));
+        Decisions::replay(log, &registry, &Arc::default(), &Arc::default()).await?;
+        let options = verify::Options::default();
+        Ok(verify::verify(log.as_ref(), Some(keystore.as_ref()), Some(&registry), &options).await?)
+    }
+
     async fn close(self) {
         self.stores.log.close().await;
         self.stores.keystore.close().await;
     }
+}
+
+/// Checks a store that does not run: every event, every slot that can be opened, every entry of the erasure record.
+///
+/// # Errors
+/// [`RestoreError`] when it cannot be opened or read. What is wrong in it is in the report.
+pub async fn verify(config: &Config, clock: &Clock) -> Result<Report, RestoreError> {
+    let offline = Offline::open(config, clock).await?;
+    let checked = offline.check(config).await;
+    offline.close().await;
+    checked
 }
 
 /// Makes a backup of a domain of a store that does not run.

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use sha2::{Digest, Sha256};
 
+use crate::domain::lp;
 use crate::merkle::Hash;
 use crate::secret::Secret32;
 
@@ -60,6 +61,12 @@ impl CheckpointKey {
         let signature = self.key.sign(text.as_bytes()).to_bytes();
         let blob = BASE64.encode([&self.id[..], &signature].concat());
         format!("{text}\n{SIGNATURE}{} {blob}\n", self.origin)
+    }
+
+    /// Signs something of ours that is no checkpoint. `label` keeps it from being taken for anything else: what is signed
+    /// begins with its length, and no checkpoint begins with a zero byte.
+    pub fn sign_labelled(&self, label: &[u8], bytes: &[u8]) -> [u8; 64] {
+        self.key.sign(&lp(&[label, bytes])).to_bytes()
     }
 
     /// The public key as a `vkey`: `<name>+<key id in hexadecimal>+<base64(0x01 || public key)>`.
@@ -125,6 +132,16 @@ pub fn verify(note: &str, vkey: &str) -> Result<Checkpoint, CheckpointError> {
         return Err(CheckpointError::Origin);
     }
     Ok(checkpoint)
+}
+
+/// Checks what [`CheckpointKey::sign_labelled`] signed.
+///
+/// # Errors
+/// [`CheckpointError::Key`] or [`CheckpointError::Signature`].
+pub fn verify_labelled(label: &[u8], bytes: &[u8], signature: &[u8; 64], vkey: &str) -> Result<(), CheckpointError> {
+    let verifier = Verifier::parse(vkey).ok_or(CheckpointError::Key)?;
+    let signature = Signature::from_bytes(signature);
+    verifier.key.verify_strict(&lp(&[label, bytes]), &signature).map_err(|_| CheckpointError::Signature)
 }
 
 struct Verifier<'a> {

@@ -15,6 +15,7 @@ use crate::eventlog::{
     AccessRow, Appended, AuditRow, Batch, CommitError, ErasureRow, EventLog, Fences, FootprintRow, Head, Page,
     ReadError, ReadQuery, Refused, RequestRow, StreamInfo,
 };
+use crate::merkle::Hash;
 
 /// A log in front of which decisions are followed.
 pub struct FollowingLog {
@@ -55,6 +56,10 @@ impl EventLog for FollowingLog {
 
     fn audit_rows(&self, from: Position, limit: usize) -> BoxFuture<'_, Result<Vec<AuditRow>, ReadError>> {
         self.inner.audit_rows(from, limit)
+    }
+
+    fn hashes(&self, level: u8, from: u64, count: usize) -> BoxFuture<'_, Result<Vec<(u64, Hash)>, ReadError>> {
+        self.inner.hashes(level, from, count)
     }
 
     fn head(&self) -> BoxFuture<'_, Result<Head, ReadError>> {

@@ -1,4 +1,5 @@
-//! The record of decisions: who issued a key, registered a schema, changed a category.
+//! The record of decisions: who issued a key, registered a schema, changed a category. And what proves the log: its tree,
+//! checkpoints, proofs.
 //!
 //! Owns: the system streams `$api-keys`, `$schemas` and `$projections`, whose events are these records.
 //! There is no second audit table: the event log says it, the Merkle tree proves it. Must not know: HTTP, personal data.
@@ -6,6 +7,8 @@
 pub mod checkpoint;
 mod decisions;
 mod following;
+pub mod proof;
+pub mod tree;
 
 use std::sync::Arc;
 

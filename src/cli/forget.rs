@@ -14,6 +14,7 @@ use super::failure::Failure;
 use super::input;
 use super::output::printable;
 use crate::event::Purpose;
+use crate::event::canonical::canonical;
 
 /// Arguments of `forget`.
 #[derive(clap::Args)]
@@ -45,6 +46,21 @@ pub struct Arguments {
 /// How long the command waits for the end in all.
 const PATIENCE: Duration = Duration::from_mins(5);
 const WAIT: &str = "wait=30";
+
+/// Arguments of `certificate`.
+#[derive(clap::Args)]
+pub struct Certificate {
+    /// The forget request
+    #[arg(value_name = "FR")]
+    request: String,
+}
+
+/// Prints a certificate, byte for byte as it was signed.
+pub async fn certificate(arguments: &Certificate, context: &mut Context) -> Result<(), Failure> {
+    let call = Call::get(format!("{}/certificate", path(&arguments.request)));
+    let certificate = context.client.call(&call).await?;
+    Ok(context.out.line(&canonical(&certificate))?)
+}
 
 /// Runs the command.
 pub async fn run(arguments: Arguments, context: &mut Context) -> Result<(), Failure> {

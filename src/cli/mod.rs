@@ -1,7 +1,7 @@
 //! The command line: server and client in one binary.
 //!
 //! Owns: the grammar of commands, exit codes, and what goes to which stream. Must not know: anything below HTTP, except
-//! the settings of the servers it starts, and stores on which no server runs (`backup`, `restore`); every client command is a documented REST call, which `--explain` shows.
+//! the settings of the servers it starts, and stores on which no server runs (`backup`, `restore`, `verify`); every client command is a documented REST call, which `--explain` shows.
 //! Keeps invariant 1 on its side: keys come from files or the environment, never from flags, and the id of a person
 //! goes into bodies, never into URLs.
 
@@ -26,6 +26,7 @@ mod serve;
 mod sse;
 mod tail;
 mod test;
+mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -114,6 +115,10 @@ enum Command {
     /// Put a backup back while the server does not run
     #[command(subcommand)]
     Restore(restore::Command),
+    /// Check a store whose server does not run, or a certificate or proof with nothing but files
+    Verify(verify::Arguments),
+    /// Get the certificate of a completed erasure
+    Certificate(forget::Certificate),
     /// Measure a server over HTTP
     Bench(bench::BenchArgs),
     /// Print the version
@@ -156,6 +161,7 @@ fn run(cli: Cli, out: &mut Output) -> Result<(), Failure> {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             runtime.block_on(test::run(arguments, out))
         }
+        Command::Verify(arguments) => offline()?.block_on(verify::run(arguments, out)),
         Command::Restore(command) => offline()?.block_on(restore::run(command, out)),
         Command::Backup(command) if command.offline().is_some() => {
             offline()?.block_on(async { backup::run_offline(&command, out).await })
@@ -181,6 +187,7 @@ fn run(cli: Cli, out: &mut Output) -> Result<(), Failure> {
                     Command::Projection(command) => projection::run(command, &mut context).await,
                     Command::Apply(arguments) => apply::run(&arguments, &mut context).await,
                     Command::Forget(arguments) => forget::run(arguments, &mut context).await,
+                    Command::Certificate(arguments) => forget::certificate(&arguments, &mut context).await,
                     Command::Keys(command) => keys::run(command, &mut context).await,
                     Command::ApiKey(command) => api_key::run(command, &mut context).await,
                     Command::Backup(command) => backup::run(command, &mut context).await,
@@ -189,6 +196,7 @@ fn run(cli: Cli, out: &mut Output) -> Result<(), Failure> {
                     | Command::Bench(_)
                     | Command::Test(_)
                     | Command::Restore(_)
+                    | Command::Verify(_)
                     | Command::Version => Ok(()),
                 }
             })

@@ -4,6 +4,7 @@
 //! its state is the fold of that stream, so a crash leaves nothing to reconcile: fold and continue. Must not know:
 //! HTTP, SQL.
 
+pub mod certificate;
 pub mod deadline;
 pub mod epoch;
 pub mod import;
@@ -17,6 +18,7 @@ pub mod worker;
 use serde::{Deserialize, Serialize};
 
 use crate::event::{EventType, Purpose, StreamName, SubjectRef};
+use certificate::Statement;
 use preview::Preview;
 
 /// Where a request stands.
@@ -170,6 +172,9 @@ pub enum Fact {
     ErasureCompleted {
         /// What it tried and found.
         verification: Verification,
+        /// What is certified of the erasure. None in what versions before certificates wrote.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        statement: Option<Box<Statement>>,
     },
     /// The request was refused.
     ForgetRequestRejected {
@@ -317,7 +322,7 @@ pub fn next(
             request.verification = Some(*verification);
             Status::Failed
         }
-        (Status::Verifying, Fact::ErasureCompleted { verification }) if verification.opened == 0 => {
+        (Status::Verifying, Fact::ErasureCompleted { verification, .. }) if verification.opened == 0 => {
             request.verification = Some(*verification);
             Status::Completed
         }
@@ -397,7 +402,7 @@ mod tests {
                 nodes: vec![],
             },
             Fact::ErasureFailed { verification },
-            Fact::ErasureCompleted { verification },
+            Fact::ErasureCompleted { verification, statement: None },
             Fact::ForgetRequestRejected { ground: "gdpr:A17-3-b".into(), by: "ak_2".into() },
             Fact::ForgetRequestCancelled { by: "ak_1".into() },
         ]

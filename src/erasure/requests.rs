@@ -89,6 +89,7 @@ pub struct Requests {
     pub(super) leases: Arc<Leases>,
     pub(super) appender: Appender,
     pub(super) clock: Clock,
+    pub(super) horizon: std::time::Duration,
     entropy: Arc<Entropy>,
     keyring: Arc<Keyring>,
     wake: Arc<Notify>,
@@ -112,14 +113,16 @@ pub struct Parts {
     pub clock: Clock,
     /// Randomness.
     pub entropy: Arc<Entropy>,
+    /// So long after a destruction no backup of the keystore opens what was destroyed.
+    pub horizon: std::time::Duration,
 }
 
 impl Requests {
     /// Over these parts; `wake` tells the worker that the erasure record has grown.
     pub fn new(parts: Parts, keyring: Arc<Keyring>, wake: Arc<Notify>, progress: watch::Receiver<u64>) -> Self {
-        let Parts { log, keys, leases, appender, clock, entropy } = parts;
+        let Parts { log, keys, leases, appender, clock, entropy, horizon } = parts;
         let fenced = Arc::new(watch::Sender::new(0));
-        Self { log, keys, leases, appender, clock, entropy, keyring, wake, fenced, progress }
+        Self { log, keys, leases, appender, clock, horizon, entropy, keyring, wake, fenced, progress }
     }
 
     /// Change when the erasure record did: an entry was added, entries were completed.
@@ -441,9 +444,27 @@ impl Requests {
 /// # Errors
 /// [`ForgetError::Corrupt`] when the stream does not fold, [`ForgetError::Read`] when it cannot be read.
 pub async fn load(log: &dyn EventLog, id: &str) -> Result<Option<(Request, Revision)>, ForgetError> {
-    let Some(stream) = stream_of(id) else { return Ok(None) };
-    let (mut state, mut from) = (None, Some(0));
-    let mut last = Revision(0);
+    let mut found = None;
+    for told in facts(log, id).await? {
+        let state = found.map(|(request, _)| request);
+        let state = next(id, state, &told.fact, told.at).map_err(|_| ForgetError::Corrupt)?;
+        found = Some((state, told.revision));
+    }
+    Ok(found)
+}
+
+/// A fact as the log tells it.
+pub(super) struct Told {
+    pub fact: Fact,
+    pub position: Position,
+    pub revision: Revision,
+    pub at: Millis,
+}
+
+/// Everything that the log tells of a request; nothing when there is no such request.
+pub(super) async fn facts(log: &dyn EventLog, id: &str) -> Result<Vec<Told>, ForgetError> {
+    let Some(stream) = stream_of(id) else { return Ok(Vec::new()) };
+    let (mut found, mut from) = (Vec::new(), Some(0));
     while let Some(revision) = from {
         let query = ReadQuery {
             stream: Some(stream.clone()),
@@ -457,11 +478,11 @@ pub async fn load(log: &dyn EventLog, id: &str) -> Result<Option<(Request, Revis
         };
         let page = log.read(query).await?;
         for event in &page.events {
-            let fact: Fact = serde_json::from_str(&event.public).map_err(|_| ForgetError::Corrupt)?;
-            state = Some(next(id, state, &fact, event.recorded).map_err(|_| ForgetError::Corrupt)?);
-            last = event.revision;
+            let fact = serde_json::from_str(&event.public).map_err(|_| ForgetError::Corrupt)?;
+            let (position, revision, at) = (event.position, event.revision, event.recorded);
+            found.push(Told { fact, position, revision, at });
         }
         from = page.next;
     }
-    Ok(state.map(|request| (request, last)))
+    Ok(found)
 }

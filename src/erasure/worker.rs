@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
+use super::certificate::Statement;
 use super::preview::walk;
 use super::release::{self, Departing};
 use super::requests::{ForgetError, Requests};
@@ -247,7 +248,9 @@ impl Worker {
             return Ok(Status::Failed);
         }
         let done = vec![Effect::Completed { request: item.request.id.clone() }];
-        self.step(&mut item, Fact::ErasureCompleted { verification }, done).await?;
+        let statement = Statement::of(&item.request, verification, &self.store, self.requests.horizon);
+        let statement = Some(Box::new(statement.ok_or(ForgetError::Corrupt)?));
+        self.step(&mut item, Fact::ErasureCompleted { verification, statement }, done).await?;
         crash::point("forget.after-completion");
         Ok(Status::Completed)
     }

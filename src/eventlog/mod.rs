@@ -26,6 +26,7 @@ pub use stored::{StoredEvent, Text};
 
 use crate::clock::Millis;
 use crate::event::{Category, Position, StreamName, SubjectRef};
+use crate::merkle::Hash;
 
 /// Why a whole batch did not commit.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -88,6 +89,10 @@ pub trait EventLog: Send + Sync {
 
     /// Reads what a verifier needs, by position.
     fn audit_rows(&self, from: Position, limit: usize) -> BoxFuture<'_, Result<Vec<AuditRow>, ReadError>>;
+
+    /// Hashes of the Merkle tree by number within a level: leaves at level 0, roots of full tiles at levels 8, 16, ….
+    /// `count` of them at most, from `from`; those of an older store that were not kept are left out.
+    fn hashes(&self, level: u8, from: u64, count: usize) -> BoxFuture<'_, Result<Vec<(u64, Hash)>, ReadError>>;
 
     /// Where the log ends.
     fn head(&self) -> BoxFuture<'_, Result<Head, ReadError>>;

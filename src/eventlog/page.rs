@@ -9,6 +9,7 @@ use super::batch::{AccessEntry, Filter};
 use crate::clock::Millis;
 use crate::event::{Position, Purpose, Revision, StoreId, StreamId, StreamName, SubjectRef};
 use crate::merkle::Frontier;
+use crate::sealing::commit::LeafFields;
 
 /// Direction of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +69,26 @@ pub struct AuditRow {
     pub commitments: Vec<u8>,
     /// Stored leaf hash.
     pub leaf: [u8; 32],
+}
+
+impl AuditRow {
+    /// What the event's leaf binds. `None` when the commitments are none.
+    pub fn leaf_fields<'r>(&'r self, store: &'r StoreId) -> Option<LeafFields<'r>> {
+        let (commitments, []) = self.commitments.as_chunks::<32>() else { return None };
+        let [c_meta, c_public, c_slots @ ..] = commitments else { return None };
+        Some(LeafFields {
+            store,
+            position: self.event.position,
+            event: &self.event.id,
+            stream: &self.stream_id,
+            revision: self.event.revision,
+            event_type: self.event.event_type.as_str(),
+            recorded: self.event.recorded,
+            c_meta,
+            c_public,
+            c_slots,
+        })
+    }
 }
 
 /// Why a scope may not be read.

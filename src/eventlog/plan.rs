@@ -11,6 +11,7 @@ use super::{
 };
 use crate::clock::Millis;
 use crate::event::{EventId, Position, Revision, StreamId, StreamName};
+use crate::merkle::{Hash, TILE_HEIGHT};
 use crate::sealing::SealedEvent;
 use crate::sealing::commit::{LeafFields, leaf};
 
@@ -60,6 +61,8 @@ pub struct PlannedEvent {
 pub struct Planned {
     /// Events by position.
     pub events: Vec<PlannedEvent>,
+    /// Nodes of the tree that are complete now and are kept: level, number within the level, hash.
+    pub nodes: Vec<(u8, u64, Hash)>,
     /// Streams to be created, with their fresh ids.
     pub new_streams: Vec<(StreamName, StreamId)>,
     /// Effects of the accepted jobs, in order, with the time of their job.
@@ -80,6 +83,7 @@ pub fn plan(head: Head, facts: &Facts, jobs: Vec<Job>, mut fresh: impl FnMut() -
         ids: HashMap::new(),
         out: Planned {
             events: Vec::new(),
+            nodes: Vec::new(),
             new_streams: Vec::new(),
             effects: Vec::new(),
             replies: Vec::new(),
@@ -267,7 +271,12 @@ impl Planner<'_> {
             let position = self.out.head.next;
             let revision = Revision(first_revision.0 + offset as u64);
             let leaf = self.leaf(&event, stream_id, position, revision, recorded);
-            self.out.head.frontier.push(leaf);
+            let nodes = &mut self.out.nodes;
+            self.out.head.frontier.push_noting(leaf, |level, number, hash| {
+                if level > 0 && level % TILE_HEIGHT == 0 {
+                    nodes.push((level, number, *hash));
+                }
+            });
             self.out.head.next = Position(position.0 + 1);
             if event.has_caller_id() {
                 self.ids.insert((stream.clone(), event.id()), (revision, position));

@@ -1,7 +1,7 @@
-//! API keys, checkpoints and the access log.
+//! API keys.
 
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -10,7 +10,6 @@ use super::extract::{Caller, Json, Path, Query, Shared};
 use super::problem::{self, Problem, ProblemBody};
 use crate::audit::Record;
 use crate::auth::{self, ApiKeyRecord, Grant, Permission, PurposeGrant, Role};
-use crate::event::SubjectRef;
 use crate::schema::lint;
 
 #[derive(Deserialize)]
@@ -102,61 +101,4 @@ pub async fn revoke_key(
     let record = ApiKeyRecord::ApiKeyRevoked { id, by: caller.principal.id.clone() };
     app.recorder.record(|| Ok::<_, Problem>(Record::ApiKey(record))).await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-/// The signed tree head of now (C2SP tlog-checkpoint).
-#[utoipa::path(get, path = "/v1/audit/checkpoint", tag = "audit",
-    responses((status = 200, description = "A signed note", body = String, content_type = "text/plain"),
-        (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json")))]
-pub async fn checkpoint(State(app): State<Shared>, caller: Caller, query: Query) -> Result<Response, Problem> {
-    caller.require(Permission::ReadAudit)?;
-    query.finish()?;
-    let head = app.log.head().await?;
-    let note = app.checkpoint.sign(head.next.0, &head.frontier.root());
-    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], note).into_response())
-}
-
-/// The keys that verify checkpoints (C2SP signed-note vkey), one a line. Public.
-#[utoipa::path(get, path = "/.well-known/oubliette-audit-keys", tag = "audit",
-    responses((status = 200, description = "Verifier keys", body = String, content_type = "text/plain")))]
-pub async fn audit_keys(State(app): State<Shared>) -> Response {
-    let keys = format!("{}\n", app.checkpoint.verifier_key());
-    ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], keys).into_response()
-}
-
-/// Who saw whose data, newest first. Officers ask about one person, auditors may see all.
-#[utoipa::path(get, path = "/v1/audit/access-log", tag = "audit",
-    params(("data_subject" = Option<String>, Query, description = "A pseudonym, `ds_…`"),
-        ("limit" = Option<u64>, Query, description = "Most entries"),
-        ("before" = Option<u64>, Query, description = "Entries with a smaller id")),
-    responses((status = 200, description = "Entries", body = Value),
-        (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json")))]
-pub async fn access_log(
-    State(app): State<Shared>,
-    caller: Caller,
-    mut query: Query,
-) -> Result<axum::Json<Value>, Problem> {
-    caller.require(Permission::ReadAccessLog)?;
-    let subject = match query.take("data_subject")? {
-        Some(text) => {
-            let subject = SubjectRef::parse(&text);
-            Some(subject.ok_or_else(|| Problem::parameter("data_subject", "is not a pseudonym (ds_…)"))?)
-        }
-        None => caller.require(Permission::ReadAccessLogOfAll).map(|()| None)?,
-    };
-    let limit = query.number("limit", 1..=1000)?.unwrap_or(100) as usize;
-    let before = query.number("before", 0..=i64::MAX as u64)?;
-    query.finish()?;
-    let rows = app.log.access_log(subject, before, limit).await?;
-    let next = rows.last().filter(|_| rows.len() == limit).map(|row| row.id);
-    let items: Vec<Value> = rows
-        .iter()
-        .map(|row| {
-            let entry = &row.entry;
-            json!({"id": row.id, "at": entry.at.rfc3339(), "actor": format!("key:{}", entry.principal),
-                "purpose": entry.purpose, "data_subject": entry.subject.to_string(), "route": entry.route,
-                "fields": entry.fields, "reason": entry.reason, "request_id": entry.request})
-        })
-        .collect();
-    Ok(axum::Json(json!({"items": items, "next_before": next})))
 }

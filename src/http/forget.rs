@@ -14,7 +14,7 @@ use super::problem::{self, Problem, ProblemBody};
 use crate::auth::Permission;
 use crate::clock::Millis;
 use crate::erasure::requests::{ForgetError, OpenRequest};
-use crate::erasure::{Request, Status};
+use crate::erasure::{Request, Status, certificate};
 use crate::event::{NaturalKey, Purpose, SubjectKey};
 use crate::schema::lint;
 
@@ -75,6 +75,31 @@ pub async fn forget(
         }
     };
     wait(&app, &caller, &headers, fenced, began).await
+}
+
+/// The certificate of a completed erasure: RFC 8785 JSON with a proof and a signature, to be checked without this server.
+#[utoipa::path(get, path = "/v1/forget-requests/{id}/certificate", tag = "privacy",
+    params(("id" = String, Path, description = "`fr_…`")),
+    responses((status = 200, description = "A certificate", body = Value),
+        (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json")))]
+pub async fn certificate(
+    State(app): State<Shared>,
+    caller: Caller,
+    Path(id): Path<String>,
+    query: Query,
+) -> Result<Response, Problem> {
+    query.finish()?;
+    let request = visible(&app, &caller, &id, Permission::ReadForgetRequests).await?;
+    let issued = certificate::issue(&app.log, &app.checkpoint, &request.id).await?;
+    let text = issued.ok_or_else(|| {
+        Problem::new(
+            StatusCode::CONFLICT,
+            "certificate-not-ready",
+            "There is no certificate before the erasure is complete",
+        )
+        .with("status_now", request.status.as_str())
+    })?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], text).into_response())
 }
 
 #[derive(Deserialize)]

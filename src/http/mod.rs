@@ -4,6 +4,7 @@
 
 pub mod admin;
 pub mod append;
+pub mod audit;
 pub mod backups;
 pub mod cursor;
 pub mod docs;
@@ -93,6 +94,7 @@ fn api() -> OpenApiRouter<Shared> {
         .routes(routes!(forget::approve))
         .routes(routes!(forget::reject))
         .routes(routes!(forget::cancel))
+        .routes(routes!(forget::certificate))
         .routes(routes!(forget::forget))
         .routes(routes!(forget::lookup))
         .routes(routes!(forget::reauthorize))
@@ -103,9 +105,11 @@ fn api() -> OpenApiRouter<Shared> {
         .routes(routes!(keys::rotation_of))
         .routes(routes!(nodes::nodes))
         .routes(routes!(backups::make_backup, backups::list_backups))
-        .routes(routes!(admin::checkpoint))
-        .routes(routes!(admin::audit_keys))
-        .routes(routes!(admin::access_log))
+        .routes(routes!(audit::checkpoint))
+        .routes(routes!(audit::inclusion))
+        .routes(routes!(audit::consistency))
+        .routes(routes!(audit::audit_keys))
+        .routes(routes!(audit::access_log))
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))
         .routes(routes!(health::metrics))
@@ -123,6 +127,7 @@ pub fn router(app: Arc<App>) -> Router {
     let shell = Shell { app: Arc::clone(&app), gate };
     router
         .merge(docs::routes(&document))
+        .merge(audit::log_routes())
         .fallback(|| async { Problem::not_found() })
         .method_not_allowed_fallback(method_not_allowed)
         .layer(axum::middleware::from_fn_with_state(shell, around))
@@ -133,6 +138,7 @@ pub fn router(app: Arc<App>) -> Router {
 pub fn route_templates() -> Vec<String> {
     let mut paths: Vec<String> = openapi().paths.paths.keys().cloned().collect();
     paths.extend(["/openapi.json", "/docs", "/docs/rapidoc.js"].map(str::to_owned));
+    paths.extend(audit::LOG_ROUTES.map(str::to_owned));
     paths
 }
 

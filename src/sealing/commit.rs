@@ -45,11 +45,23 @@ pub struct LeafFields<'a> {
     pub c_slots: &'a [Hash],
 }
 
+/// What the leaf of an event is the hash of: `LP(LEAF, store, position, event, stream, revision, type, time, C…)`.
+pub fn leaf_entry(fields: &LeafFields<'_>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(256);
+    each_item(fields, |part| out.extend_from_slice(part));
+    out
+}
+
 /// Leaf hash of an event: `SHA-256(0x00 || LP(LEAF, store, position, event, stream, revision, type, time, C…))`, which
 /// is the RFC 6962 leaf hash of that tuple. The time is two's complement, like every `i64` in a tuple.
 pub fn leaf(fields: &LeafFields<'_>) -> Hash {
     let mut hash = Sha256::new_with_prefix([0]);
-    let mut item = |bytes: &[u8]| lp_item(|part| Digest::update(&mut hash, part), bytes);
+    each_item(fields, |part| Digest::update(&mut hash, part));
+    hash.finalize().into()
+}
+
+fn each_item(fields: &LeafFields<'_>, mut sink: impl FnMut(&[u8])) {
+    let mut item = |bytes: &[u8]| lp_item(&mut sink, bytes);
     item(domain::LEAF);
     item(&fields.store.0);
     item(&fields.position.0.to_be_bytes());
@@ -61,7 +73,6 @@ pub fn leaf(fields: &LeafFields<'_>) -> Hash {
     item(fields.c_meta);
     item(fields.c_public);
     fields.c_slots.iter().for_each(|commitment| item(commitment));
-    hash.finalize().into()
 }
 
 /// One item of a length-prefixed tuple, fed to a hash without assembling the tuple.

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use crate::event::{NaturalKey, Pointer, Purpose, StoreId, SubjectRef};
 use crate::eventlog::AuditRow;
 use crate::schema::Registry;
-use crate::sealing::commit::{LeafFields, commit, leaf};
+use crate::sealing::commit::{commit, leaf};
 use crate::sealing::envelope;
 use crate::sealing::meta::{Meta, SlotMeta};
 
@@ -21,17 +21,17 @@ pub(super) fn defects(
     registry: Option<&Registry>,
 ) -> Vec<Defect> {
     let mut found = Vec::new();
-    match hashes(&row.commitments) {
-        Some([c_meta, c_public, c_slots @ ..]) => {
-            commitments(row, c_meta, c_public, &mut found);
-            if bound_leaf(store, row, c_meta, c_public, c_slots) != row.leaf {
+    match row.leaf_fields(store) {
+        Some(fields) => {
+            commitments(row, fields.c_meta, fields.c_public, &mut found);
+            if leaf(&fields) != row.leaf {
                 found.push(Defect::Leaf);
             }
             if let Some(meta) = meta {
-                envelopes(row, meta.slots.len(), c_slots.len(), &mut found);
+                envelopes(row, meta.slots.len(), fields.c_slots.len(), &mut found);
             }
         }
-        _ => found.push(Defect::CommitmentsMalformed),
+        None => found.push(Defect::CommitmentsMalformed),
     }
     if let Some(meta) = meta {
         if !holes(&row.event.public, meta) {
@@ -66,11 +66,6 @@ pub(super) fn pseudonym(public: &str, at: usize) -> Option<SubjectRef> {
     text[SubjectRef::TEXT_LEN..].starts_with('"').then(|| SubjectRef::parse(quoted)).flatten()
 }
 
-fn hashes(bytes: &[u8]) -> Option<&[[u8; 32]]> {
-    let (hashes, []) = bytes.as_chunks::<32>() else { return None };
-    Some(hashes)
-}
-
 fn commitments(row: &AuditRow, c_meta: &[u8; 32], c_public: &[u8; 32], found: &mut Vec<Defect>) {
     let Some(salts) = &row.salts else { return };
     let ([meta_salt, public_salt], []) = salts.as_chunks::<32>() else {
@@ -82,27 +77,6 @@ fn commitments(row: &AuditRow, c_meta: &[u8; 32], c_public: &[u8; 32], found: &m
     if commit(public_salt, row.event.public.as_bytes()) != *c_public {
         found.push(Defect::PublicCommitment);
     }
-}
-
-fn bound_leaf(
-    store: &StoreId,
-    row: &AuditRow,
-    c_meta: &[u8; 32],
-    c_public: &[u8; 32],
-    c_slots: &[[u8; 32]],
-) -> [u8; 32] {
-    leaf(&LeafFields {
-        store,
-        position: row.event.position,
-        event: &row.event.id,
-        stream: &row.stream_id,
-        revision: row.event.revision,
-        event_type: row.event.event_type.as_str(),
-        recorded: row.event.recorded,
-        c_meta,
-        c_public,
-        c_slots,
-    })
 }
 
 /// Metadata, commitments and envelopes must speak of the same slots. Only a column that lost every slot may be gone.

@@ -52,6 +52,18 @@ pub enum Place {
     Erasure(u64),
 }
 
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Head => f.write_str("end of the log"),
+            Self::Keystore => f.write_str("keystore"),
+            Self::Event(position) => write!(f, "event {}", position.0),
+            Self::Slot(position, slot) => write!(f, "event {}, slot {slot}", position.0),
+            Self::Erasure(number) => write!(f, "erasure {number}"),
+        }
+    }
+}
+
 /// What can be wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Defect {

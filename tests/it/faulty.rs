@@ -17,6 +17,7 @@ use oubliette::keystore::{
     DekId, DestroyOrder, Destruction, EpochStatus, EpochStep, Fetched, Granted, Keystore, KeystoreError, KeystoreStats,
     Nodes, Resolved, Want, WashReport,
 };
+use oubliette::merkle::Hash;
 use tokio::sync::watch;
 
 /// When a call fails.
@@ -260,6 +261,10 @@ impl EventLog for FaultyLog {
 
     fn audit_rows(&self, from: Position, limit: usize) -> BoxFuture<'_, Result<Vec<AuditRow>, ReadError>> {
         self.reading(self.inner.audit_rows(from, limit))
+    }
+
+    fn hashes(&self, level: u8, from: u64, count: usize) -> BoxFuture<'_, Result<Vec<(u64, Hash)>, ReadError>> {
+        self.reading(self.inner.hashes(level, from, count))
     }
 
     fn head(&self) -> BoxFuture<'_, Result<Head, ReadError>> {

@@ -82,6 +82,7 @@ impl Store {
             appender: appender.clone(),
             clock: clock.clone(),
             entropy,
+            horizon: Duration::from_hours(8 * 24),
         };
         let (requests, _) = recovery::start(parts, keyring, STORE);
         Self { dir, log, keystore, registry, appender, requests, clock }

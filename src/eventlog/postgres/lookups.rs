@@ -10,7 +10,7 @@ use crate::eventlog::stored::Gathered;
 use crate::eventlog::{
     AccessEntry, AccessRow, AuditRow, ErasureRow, FootprintRow, Head, ReadError, RequestRow, StreamInfo,
 };
-use crate::merkle::Frontier;
+use crate::merkle::{Frontier, Hash};
 
 type Result<T> = std::result::Result<T, ReadError>;
 
@@ -105,6 +105,20 @@ pub async fn footprint(
         })
     });
     found.collect()
+}
+
+/// Leaves, or kept nodes of the tree.
+pub async fn hashes(connection: &Connection, level: u8, from: u64, limit: usize) -> Result<Vec<(u64, Hash)>> {
+    let (first, limit) = (integer(from), integer(limit as u64));
+    let last = first.saturating_add(limit).saturating_sub(1);
+    let rows = if level == 0 {
+        let sql = "select position, leaf from events where position between $1 and $2 order by position";
+        connection.query(sql, &[&first, &last]).await?
+    } else {
+        let sql = "select number, hash from tree where level = $1 and number between $2 and $3 order by number";
+        connection.query(sql, &[&i64::from(level), &first, &last]).await?
+    };
+    rows.iter().map(|row| Ok((count(row, 0)?, bytes(row, 1)?))).collect()
 }
 
 const ERASURE: &str = "select number, request, subject, scope, basis, fenced_ms, completed_ms, digest from erasures";

@@ -26,15 +26,17 @@ use crate::clock::Millis;
 use crate::db::postgres::{Connection, Connector, Deviation, Pool, Target, migrate};
 use crate::db::{Migration, OpenError};
 use crate::event::{Category, Position, StoreId, StreamName, SubjectRef};
-use crate::merkle::Frontier;
+use crate::merkle::{Frontier, Hash};
 use crate::secret::Entropy;
 
 /// The schema of a database that holds an event log.
 pub const SCHEMA: &str = "oubliette_events";
 
 /// The tables, step by step.
-pub const MIGRATIONS: &[Migration] =
-    &[Migration { version: 1, sql: include_str!("../../../migrations/events/postgres/0001_event_log.sql") }];
+pub const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, sql: include_str!("../../../migrations/events/postgres/0001_event_log.sql") },
+    Migration { version: 2, sql: include_str!("../../../migrations/events/postgres/0002_tree.sql") },
+];
 
 /// The PostgreSQL event log.
 pub struct PostgresEventLog {
@@ -154,6 +156,10 @@ impl EventLog for PostgresEventLog {
 
     fn audit_rows(&self, from: Position, limit: usize) -> BoxFuture<'_, Result<Vec<AuditRow>, ReadError>> {
         reading!(self, connection => lookups::audit_rows(&connection, from, limit))
+    }
+
+    fn hashes(&self, level: u8, from: u64, count: usize) -> BoxFuture<'_, Result<Vec<(u64, Hash)>, ReadError>> {
+        reading!(self, connection => lookups::hashes(&connection, level, from, count))
     }
 
     fn head(&self) -> BoxFuture<'_, Result<Head, ReadError>> {

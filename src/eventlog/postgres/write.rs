@@ -17,6 +17,7 @@ use crate::event::{Purpose, StreamId, StreamName, SubjectRef};
 use crate::eventlog::plan::{Planned, PlannedEvent};
 use crate::eventlog::reply::encode_reply;
 use crate::eventlog::{AccessEntry, Effect, Head};
+use crate::merkle::Hash;
 
 /// What the transaction learnt, to be kept only if it commits.
 #[derive(Default)]
@@ -41,6 +42,8 @@ const INSERT_EVENTS: &str = "insert into events(position, event_id, stream, revi
        $8::bigint[], $9::bigint[], $10::text[], $11::text[], $12::bytea[], $13::bytea[], $14::bytea[], $15::bytea[])";
 const INSERT_FOOTPRINT: &str = "insert into footprint(subject, position, slot, purpose, generation)
      select * from unnest($1::bytea[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])";
+const INSERT_TREE: &str = "insert into tree(level, number, hash)
+     select * from unnest($1::bigint[], $2::bigint[], $3::bytea[])";
 const INSERT_ACCESS: &str =
     "insert into access_log(id, at_ms, principal, purpose, subject, route, fields, reason, request)
      select * from unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::bigint[], $8::text[], $9::text[])";
@@ -85,6 +88,7 @@ pub async fn write(
     let streams = StreamColumns::of(&planned.new_streams, learnt, number_of);
     let events = EventColumns::of(&planned.events, learnt, number_of);
     let footprint = FootprintColumns::of(&planned.events, number_of);
+    let tree = TreeColumns::of(&planned.nodes);
     let seen = AccessColumns::of(access, gathered.last_access);
     let replies = ReplyColumns::of(planned);
     let expired = now.map_or(0, |now| now.0);
@@ -95,6 +99,7 @@ pub async fn write(
     streams.step(&mut steps);
     events.step(&mut steps);
     footprint.step(&mut steps);
+    tree.step(&mut steps);
     seen.step(&mut steps);
     if !replies.keys.is_empty() {
         let set: Vec<&(dyn ToSql + Sync)> = vec![&replies.keys, &replies.requests, &replies.texts, &replies.expires];
@@ -298,6 +303,31 @@ impl FootprintColumns {
         let [positions, slots, purposes, generations] = &self.numbers;
         if !positions.is_empty() {
             steps.push((INSERT_FOOTPRINT, vec![&self.subjects, positions, slots, purposes, generations]));
+        }
+    }
+}
+
+#[derive(Default)]
+struct TreeColumns {
+    levels: Vec<i64>,
+    numbers: Vec<i64>,
+    hashes: Vec<Vec<u8>>,
+}
+
+impl TreeColumns {
+    fn of(nodes: &[(u8, u64, Hash)]) -> Self {
+        let mut columns = Self::default();
+        for (level, number, hash) in nodes {
+            columns.levels.push(i64::from(*level));
+            columns.numbers.push(*number as i64);
+            columns.hashes.push(hash.to_vec());
+        }
+        columns
+    }
+
+    fn step<'s>(&'s self, steps: &mut Steps<'s>) {
+        if !self.levels.is_empty() {
+            steps.push((INSERT_TREE, vec![&self.levels, &self.numbers, &self.hashes]));
         }
     }
 }

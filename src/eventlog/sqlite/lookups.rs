@@ -9,7 +9,7 @@ use crate::eventlog::stored::Gathered;
 use crate::eventlog::{
     AccessEntry, AccessRow, AuditRow, ErasureRow, FootprintRow, Head, ReadError, RequestRow, StreamInfo,
 };
-use crate::merkle::Frontier;
+use crate::merkle::{Frontier, Hash};
 
 type Result<T> = std::result::Result<T, ReadError>;
 
@@ -33,6 +33,19 @@ pub fn head(connection: &Connection) -> Result<Head> {
     let corrupt = ReadError::Corrupt { table: "head", column: "frontier", row: 1 };
     let frontier = Frontier::from_bytes(&frontier).map_err(|_| corrupt)?;
     Ok(Head { store, next: Position(next as u64), recorded: Millis(recorded), frontier, erasure_epoch: epoch as u64 })
+}
+
+/// Leaves, or kept nodes of the tree.
+pub fn hashes(connection: &Connection, level: u8, from: u64, count: usize) -> Result<Vec<(u64, Hash)>> {
+    let hash = |row: &Row<'_>| Ok((row.get::<_, i64>(0)? as u64, row.get(1)?));
+    let (first, count) = (rows::integer(from), rows::integer(count as u64));
+    let last = first.saturating_add(count).saturating_sub(1);
+    if level == 0 {
+        let sql = "select position, leaf from events where position between ?1 and ?2 order by position";
+        return many(connection, sql, (first, last), hash);
+    }
+    let sql = "select number, hash from tree where level = ?1 and number between ?2 and ?3 order by number";
+    many(connection, sql, (level, first, last), hash)
 }
 
 fn many<T>(

@@ -29,12 +29,14 @@ use crate::crash;
 use crate::db::readers::Readers;
 use crate::db::{self, Migration, OpenError, OpenMode};
 use crate::event::{Category, Position, StoreId, StreamName, SubjectRef};
-use crate::merkle::Frontier;
+use crate::merkle::{Frontier, Hash};
 use crate::secret::Entropy;
 
 /// The schema, step by step.
-pub const MIGRATIONS: &[Migration] =
-    &[Migration { version: 1, sql: include_str!("../../../migrations/events/sqlite/0001_event_log.sql") }];
+pub const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, sql: include_str!("../../../migrations/events/sqlite/0001_event_log.sql") },
+    Migration { version: 2, sql: include_str!("../../../migrations/events/sqlite/0002_tree.sql") },
+];
 
 /// Settings of the engine.
 #[derive(Clone, Debug)]
@@ -176,6 +178,10 @@ impl EventLog for SqliteEventLog {
 
     fn audit_rows(&self, from: Position, limit: usize) -> BoxFuture<'_, Result<Vec<AuditRow>, ReadError>> {
         self.with_reader(move |connection| lookups::audit_rows(connection, from, limit))
+    }
+
+    fn hashes(&self, level: u8, from: u64, count: usize) -> BoxFuture<'_, Result<Vec<(u64, Hash)>, ReadError>> {
+        self.with_reader(move |connection| lookups::hashes(connection, level, from, count))
     }
 
     fn head(&self) -> BoxFuture<'_, Result<Head, ReadError>> {

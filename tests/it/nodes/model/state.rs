@@ -222,7 +222,7 @@ fn completions() -> [bool; 2] {
             wash_incomplete: false,
             nodes: vec![],
         },
-        Fact::ErasureCompleted { verification },
+        Fact::ErasureCompleted { verification, statement: None },
     ];
     let fold = |facts: &[&[Fact]]| {
         let step = |state, fact: &Fact| next("fr", state, fact, Millis(0)).map(Some);
