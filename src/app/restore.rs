@@ -188,12 +188,11 @@ impl Offline {
         Backups::new(config, &self.places, &self.stores, clock.clone())
     }
 
-    async fn check(&self, config: &Config) -> Result<Report, RestoreError> {
+    async fn check(&self, config: &Config, options: &verify::Options) -> Result<Report, RestoreError> {
         let Stores { log, keystore, .. } = &self.stores;
         let registry = Arc::new(Registry::new(super::registry_options(config)));
         Decisions::replay(log, &registry, &Arc::default(), &Arc::default()).await?;
-        let options = verify::Options::default();
-        Ok(verify::verify(log.as_ref(), Some(keystore.as_ref()), Some(&registry), &options).await?)
+        Ok(verify::verify(log.as_ref(), Some(keystore.as_ref()), Some(&registry), options).await?)
     }
 
     async fn close(self) {
@@ -206,9 +205,9 @@ impl Offline {
 ///
 /// # Errors
 /// [`RestoreError`] when it cannot be opened or read. What is wrong in it is in the report.
-pub async fn verify(config: &Config, clock: &Clock) -> Result<Report, RestoreError> {
+pub async fn verify(config: &Config, clock: &Clock, options: &verify::Options) -> Result<Report, RestoreError> {
     let offline = Offline::open(config, clock).await?;
-    let checked = offline.check(config).await;
+    let checked = offline.check(config, options).await;
     offline.close().await;
     checked
 }

@@ -19,7 +19,7 @@ use crate::clock::Clock;
 use crate::erasure::certificate;
 use crate::event::SubjectRef;
 use crate::merkle::{Hash, verify_consistency};
-use crate::verify::{Finding, Report};
+use crate::verify::{Finding, Options, Report, TreeHead};
 
 /// Findings that are printed; the report counts all.
 const SHOWN: usize = 50;
@@ -37,6 +37,12 @@ pub struct Arguments {
     what: Option<What>,
     #[command(flatten)]
     place: Place,
+    /// A checkpoint that was kept: the log must begin with it
+    #[arg(long, value_name = "FILE", requires = "keys")]
+    since: Option<PathBuf>,
+    /// The log's verifier keys, one a line, for `--since`
+    #[arg(long, value_name = "FILE", requires = "since")]
+    keys: Option<PathBuf>,
 }
 
 #[derive(clap::Subcommand)]
@@ -79,15 +85,22 @@ fn pseudonym(text: &str) -> Result<SubjectRef, &'static str> {
 
 /// Runs the command.
 pub async fn run(arguments: Arguments, out: &mut Output) -> Result<(), Failure> {
-    match arguments.what {
-        None => store(&arguments.place, out).await,
-        Some(What::Certificate(arguments)) => of_certificate(&arguments, out),
-        Some(What::Consistency(arguments)) => of_consistency(&arguments, out),
+    match &arguments.what {
+        None => store(&arguments, out).await,
+        Some(What::Certificate(arguments)) => of_certificate(arguments, out),
+        Some(What::Consistency(arguments)) => of_consistency(arguments, out),
     }
 }
 
-async fn store(place: &Place, out: &mut Output) -> Result<(), Failure> {
-    let report = restore::verify(&place.load()?, &Clock::System).await;
+async fn store(arguments: &Arguments, out: &mut Output) -> Result<(), Failure> {
+    let mut options = Options::default();
+    if let (Some(since), Some(keys)) = (&arguments.since, &arguments.keys) {
+        let note = read(since)?;
+        let kept = with_any_key(keys, |key| checkpoint::verify(&note, key))?;
+        let kept = kept.map_err(|error| unverified(format!("the kept checkpoint does not hold: {error}")))?;
+        options.since = Some(TreeHead { size: kept.size, root: kept.root });
+    }
+    let report = restore::verify(&arguments.place.load()?, &Clock::System, &options).await;
     let Report { events, slots, opened, erased, findings, omitted } =
         report.map_err(|error| Failure::failed(error.to_string()))?;
     let found = findings.len() as u64 + omitted;

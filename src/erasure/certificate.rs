@@ -194,7 +194,10 @@ pub async fn issue(log: &Arc<dyn EventLog>, key: &CheckpointKey, request: &str) 
     let mut certificate = Certificate { format, statement, entry, proof, signature: None };
     let signature = key.sign_labelled(CERTIFICATE, certificate.text().as_bytes());
     certificate.signature = Some(BASE64.encode(signature));
-    Ok(Some(certificate.text()))
+    let text = certificate.text();
+    // What does not hold here holds nowhere: the stored row or tree is damaged.
+    verify(&text, &key.verifier_key()).map_err(|_| ForgetError::Corrupt)?;
+    Ok(Some(text))
 }
 
 impl Entry {

@@ -12,11 +12,12 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 
 use super::extract::{Caller, Path, Query, Shared};
-use super::problem::{Problem, ProblemBody};
+use super::problem::{self, Problem, ProblemBody};
 use crate::audit::proof;
 use crate::audit::tree::{TILE_WIDTH, Tree};
 use crate::auth::Permission;
 use crate::event::{Position, SubjectRef};
+use crate::merkle::verify_consistency;
 use crate::sealing::commit::leaf_entry;
 
 /// The log as C2SP `tlog-tiles`: these are below the prefix `/v1/audit/log`.
@@ -65,7 +66,28 @@ pub async fn inclusion(State(app): State<Shared>, caller: Caller, mut query: Que
     let tree = Tree::of(app.log.clone());
     let hashes = tree.inclusion(entry, size).await?;
     let hashes = hashes.ok_or_else(|| Problem::parameter("entry", "is not in a log of this size"))?;
-    Ok(text(proof::write(entry, &hashes, &app.checkpoint.sign(size, &tree.root(size).await?))))
+    let checkpoint = signed(&app, &tree, size).await?;
+    let proof = proof::write(entry, &hashes, &checkpoint);
+    let leaf = tree.tile(0, entry / TILE_WIDTH, entry % TILE_WIDTH + 1).await?.pop().ok_or_else(problem::internal)?;
+    match proof::verify(&proof, &leaf, &app.checkpoint.verifier_key()) {
+        Ok(_) => Ok(text(proof)),
+        Err(error) => Err(contradiction(&error)),
+    }
+}
+
+/// The checkpoint of an earlier size, or of now. Its root comes from stored hashes: nothing is signed that does not lead to
+/// the root which the log itself carries along, for a signature under a wrong root could not be taken back.
+async fn signed(app: &Shared, tree: &Tree, size: u64) -> Result<String, Problem> {
+    let head = app.log.head().await?;
+    let (now, root) = (head.next.0, tree.root(size).await?);
+    let hashes = tree.consistency(size, now).await?.unwrap_or_default();
+    verify_consistency((size, &root), (now, &head.frontier.root()), &hashes).map_err(|error| contradiction(&error))?;
+    Ok(app.checkpoint.sign(size, &root))
+}
+
+fn contradiction(error: &dyn std::error::Error) -> Problem {
+    tracing::error!(error = %error, "the stored tree contradicts itself; nothing was signed");
+    problem::internal()
 }
 
 /// Proof that the log only grew between two sizes (RFC 6962, 2.1.2).
@@ -91,7 +113,7 @@ pub async fn consistency(
     let hashes = tree.consistency(from, to).await?;
     let hashes = hashes.ok_or_else(|| Problem::parameter("from", "is larger than the other size"))?;
     let hashes: Vec<String> = hashes.iter().map(|hash| BASE64.encode(hash)).collect();
-    let checkpoint = app.checkpoint.sign(to, &tree.root(to).await?);
+    let checkpoint = signed(&app, &tree, to).await?;
     Ok(axum::Json(json!({"from": from, "to": to, "hashes": hashes, "checkpoint": checkpoint})))
 }
 
@@ -128,7 +150,7 @@ async fn entries(app: &Shared, tile: &Tile) -> Result<Vec<u8>, Problem> {
     for row in app.log.audit_rows(Position(tile.number * TILE_WIDTH), tile.width as usize).await? {
         let entry = row.leaf_fields(&store).map(|fields| leaf_entry(&fields));
         let entry = entry.and_then(|entry| Some((u16::try_from(entry.len()).ok()?, entry)));
-        let (length, entry) = entry.ok_or_else(super::problem::internal)?;
+        let (length, entry) = entry.ok_or_else(problem::internal)?;
         out.extend_from_slice(&length.to_be_bytes());
         out.extend_from_slice(&entry);
     }

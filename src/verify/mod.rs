@@ -19,7 +19,7 @@ pub use report::{Defect, Finding, Place, Report};
 use crate::event::{Position, StoreId, StreamId};
 use crate::eventlog::{AuditRow, EventLog, Head, ReadError};
 use crate::keystore::{Keystore, KeystoreError};
-use crate::merkle::Frontier;
+use crate::merkle::{Frontier, Hash, TILE_HEIGHT};
 use crate::schema::Registry;
 use crate::sealing::meta::Meta;
 
@@ -32,11 +32,22 @@ pub struct Options {
     pub open: Sampling,
     /// Findings kept; more are only counted.
     pub most_findings: usize,
+    /// A tree head that somebody kept: the log must begin with it.
+    pub since: Option<TreeHead>,
+}
+
+/// Size and root of a tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TreeHead {
+    /// Number of leaves.
+    pub size: u64,
+    /// Root.
+    pub root: Hash,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { page: 500, open: Sampling::All, most_findings: 1000 }
+        Self { page: 500, open: Sampling::All, most_findings: 1000, since: None }
     }
 }
 
@@ -83,8 +94,7 @@ pub async fn verify(
     options: &Options,
 ) -> Result<Report, VerifyError> {
     let head = log.head().await?;
-    let out = Out { report: Report::default(), most: options.most_findings };
-    let mut scan = Scan::new(head.store, registry, out);
+    let mut scan = Scan::new(head.store, registry, options);
     let mut opener = slots::Opener { log, keystore, store: head.store, open: options.open };
     let mut from = 0;
     while from < head.next.0 {
@@ -98,6 +108,12 @@ pub async fn verify(
             }
         }
         opener.check(&open, &mut scan.out).await?;
+        for (level, number, hash) in std::mem::take(&mut scan.nodes) {
+            let kept = log.hashes(level, number, 1).await?;
+            if kept.first().is_some_and(|(_, kept)| *kept != hash) {
+                scan.out.find(Place::Node(level, number), Defect::TreeNode);
+            }
+        }
         for row in page.rows.iter().filter(|row| erasures::is_fenced_event(&row.event)) {
             erasures::recorded(log, &row.event, &mut scan.out).await?;
         }
@@ -107,6 +123,7 @@ pub async fn verify(
         from = page.resume;
     }
     scan.end(&head);
+    beyond(log, &head, &mut scan.out).await?;
     let Scan { people, mut out, .. } = scan;
     people.compare(log, head.next, options.page.max(1), &mut out).await?;
     erasures::check(log, keystore, &head, &mut out).await?;
@@ -137,6 +154,22 @@ async fn page(log: &dyn EventLog, from: u64, limit: usize, head: &Head) -> Resul
     Ok(RowPage { rows, unreadable, resume })
 }
 
+/// An event behind the end of the log. Who writes moves the end in the same transaction, so a head that is read after the
+/// event is behind it.
+async fn beyond(log: &dyn EventLog, head: &Head, out: &mut Out) -> Result<(), VerifyError> {
+    let row = match log.audit_rows(head.next, 1).await {
+        Ok(rows) => rows.first().map(|row| row.event.position),
+        Err(ReadError::Corrupt { row, .. }) => Some(Position(row)),
+        Err(error) => return Err(error.into()),
+    };
+    if let Some(position) = row
+        && log.head().await?.next <= position
+    {
+        out.find(Place::Event(position), Defect::BeyondHead);
+    }
+    Ok(())
+}
+
 /// The report in the making.
 struct Out {
     report: Report,
@@ -161,12 +194,16 @@ struct Scan<'a> {
     recorded: Option<crate::clock::Millis>,
     revisions: HashMap<StreamId, u64>,
     frontier: Frontier,
+    /// Nodes of the last page that a log keeps.
+    nodes: Vec<(u8, u64, Hash)>,
+    options: &'a Options,
     people: footprint::People,
     out: Out,
 }
 
 impl<'a> Scan<'a> {
-    fn new(store: StoreId, registry: Option<&'a Registry>, out: Out) -> Self {
+    fn new(store: StoreId, registry: Option<&'a Registry>, options: &'a Options) -> Self {
+        let out = Out { report: Report::default(), most: options.most_findings };
         Self {
             store,
             registry,
@@ -174,6 +211,8 @@ impl<'a> Scan<'a> {
             recorded: None,
             revisions: HashMap::new(),
             frontier: Frontier::default(),
+            nodes: Vec::new(),
+            options,
             people: footprint::People::default(),
             out,
         }
@@ -194,7 +233,16 @@ impl<'a> Scan<'a> {
         for defect in event::defects(&self.store, row, meta, self.registry) {
             self.out.find(place, defect);
         }
-        self.frontier.push(row.leaf);
+        let nodes = &mut self.nodes;
+        self.frontier.push_noting(row.leaf, |level, number, hash| {
+            if level > 0 && level % TILE_HEIGHT == 0 {
+                nodes.push((level, number, *hash));
+            }
+        });
+        if self.options.since.is_some_and(|kept| kept.size == self.frontier.size() && kept.root != self.frontier.root())
+        {
+            self.out.find(Place::Head, Defect::CheckpointContradicted);
+        }
         if let Some(meta) = meta {
             self.out.report.slots += meta.slots.len() as u64;
             self.people.add(&row.event, meta);
@@ -237,6 +285,9 @@ impl<'a> Scan<'a> {
         }
         if self.frontier != head.frontier {
             self.out.find(Place::Head, Defect::TreeRoot);
+        }
+        if self.options.since.is_some_and(|kept| kept.size > self.frontier.size()) {
+            self.out.find(Place::Head, Defect::CheckpointAhead);
         }
         if self.recorded.is_some_and(|last| head.recorded < last) {
             self.out.find(Place::Head, Defect::HeadTime);

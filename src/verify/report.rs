@@ -50,6 +50,8 @@ pub enum Place {
     Slot(Position, u16),
     /// In this entry of the erasure record.
     Erasure(u64),
+    /// In a kept node of the tree: level, number within the level.
+    Node(u8, u64),
 }
 
 impl std::fmt::Display for Place {
@@ -60,6 +62,7 @@ impl std::fmt::Display for Place {
             Self::Event(position) => write!(f, "event {}", position.0),
             Self::Slot(position, slot) => write!(f, "event {}, slot {slot}", position.0),
             Self::Erasure(number) => write!(f, "erasure {number}"),
+            Self::Node(level, number) => write!(f, "node {number} of level {level} of the tree"),
         }
     }
 }
@@ -151,6 +154,18 @@ pub enum Defect {
     /// The leaves do not lead to the edge of the tree.
     #[error("the leaves lead to another root")]
     TreeRoot,
+    /// A kept node of the tree is not that of its leaves.
+    #[error("the kept hash is not that of the leaves")]
+    TreeNode,
+    /// The log ends before this event.
+    #[error("the event is behind the end of the log")]
+    BeyondHead,
+    /// The log has fewer events than a checkpoint that was kept.
+    #[error("the log is shorter than the kept checkpoint")]
+    CheckpointAhead,
+    /// The log began otherwise when a checkpoint that was kept was signed.
+    #[error("the log contradicts the kept checkpoint")]
+    CheckpointContradicted,
     /// The log ended before its last event.
     #[error("the head is older than the last event")]
     HeadTime,

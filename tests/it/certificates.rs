@@ -230,6 +230,8 @@ fn an_auditor_needs_files_and_no_server() {
     assert_eq!(store.status.code(), Some(0), "{}", said(&store));
     let report: Value = serde_json::from_slice(&store.stdout).unwrap();
     assert_eq!((&report["verified"], &report["erased"]), (&json!(true), &json!(1)));
+    let since = run(at, None, &["verify", "--data-dir", &data, "--since", &kept, "--keys", &keys]);
+    assert_eq!(since.status.code(), Some(0), "{}", said(&since));
     let connection = rusqlite::Connection::open(at.join("data/events/events.db")).unwrap();
     connection
         .execute_batch("drop trigger events_keep; update events set recorded_ms = recorded_ms + 1 where position = 1")

@@ -68,6 +68,7 @@ mod smoke;
 mod start;
 mod store;
 mod systems;
+mod tamper;
 mod tutorial;
 mod unavailable;
 mod vectors;

@@ -4,7 +4,7 @@
 
 mod check;
 mod epochs;
-mod ledger;
+pub mod ledger;
 
 use std::cell::RefCell;
 use std::path::Path;
