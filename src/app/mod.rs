@@ -389,7 +389,7 @@ impl Paths {
         Ok(Self { log, keys, leases, registry, access, appender, reader, read, level, queue })
     }
 
-    /// Starts the worker that makes an end of erasures, and what hands them to it.
+    /// Starts what makes an end of erasures, and what hands them to it.
     fn erasures(
         &self,
         stores: Stores,
@@ -406,8 +406,8 @@ impl Paths {
             entropy: Arc::clone(entropy),
         };
         let (epochs, job) = epochs::start(config, &parts, Arc::clone(&self.level));
-        let (requests, worker) = recovery::start(parts, stores.keyring, stores.store);
-        (requests, epochs, vec![worker, job])
+        let (requests, [worker, deep]) = recovery::start(parts, stores.keyring, stores.store, config.deep_erase_after);
+        (requests, epochs, vec![worker, deep, job])
     }
 }
 

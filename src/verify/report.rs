@@ -109,6 +109,9 @@ pub enum Defect {
     /// No fence covers the slot, and its ciphertext is gone.
     #[error("the ciphertext is missing without an erasure")]
     CiphertextMissing,
+    /// The request says that all its ciphertext is gone.
+    #[error("ciphertext is there that was said to be removed")]
+    CiphertextLeft,
     /// The envelope names another key than the slot's.
     #[error("the key id is not that of the slot's key")]
     KeyId,

@@ -83,7 +83,7 @@ impl Store {
             clock: clock.clone(),
             entropy,
         };
-        let (requests, _) = recovery::start(parts, keyring, STORE);
+        let (requests, _) = recovery::start(parts, keyring, STORE, Duration::from_hours(24));
         Self { dir, log, keystore, registry, appender, requests, clock }
     }
 
