@@ -145,9 +145,12 @@ pub enum Effect {
     },
 }
 
+/// An event, and numbers of slots of it.
+type EventSlots = (Position, Vec<u16>);
+
 impl Effect {
     /// Of whom slots are to be removed, and which.
-    pub(super) fn loses_slots(&self) -> Option<(SubjectRef, &[(Position, Vec<u16>)])> {
+    pub(super) fn loses_slots(&self) -> Option<(SubjectRef, &[EventSlots])> {
         match self {
             Self::RemoveSlots { subject, events } => Some((*subject, events)),
             _ => None,

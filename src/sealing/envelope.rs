@@ -440,7 +440,9 @@ mod tests {
         let ctx = slot(&store, &event, &owners[..1]);
         let envelopes: Vec<Vec<u8>> = (0..3).map(|nonce| seal(&dek(1), &ctx, &[0; 32], b"{}", &[nonce; 12])).collect();
         let mut whole = SealedBlob::default();
-        envelopes.iter().for_each(|envelope| whole.push(envelope));
+        for envelope in &envelopes {
+            whole.push(envelope);
+        }
         let whole = whole.into_bytes();
         let left = |column: &Option<Vec<u8>>| {
             let blob = column.as_deref().unwrap_or_default();

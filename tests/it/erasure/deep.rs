@@ -68,7 +68,9 @@ async fn there(server: &Server) -> Vec<Vec<bool>> {
 
 fn root(rows: &[AuditRow]) -> [u8; 32] {
     let mut tree = Frontier::default();
-    rows.iter().for_each(|row| tree.push(row.leaf));
+    for row in rows {
+        tree.push(row.leaf);
+    }
     tree.root()
 }
 

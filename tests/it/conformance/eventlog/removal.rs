@@ -6,7 +6,10 @@ use oubliette::sealing::envelope;
 
 use super::{ANY, Maker, Rig, at, commit, commit_all, effects, fence, job, person, purpose, refused};
 
-fn remove(subject: SubjectRef, events: &[(u64, &[u16])]) -> Job {
+/// Positions, and numbers of slots there.
+type Slots<'a> = &'a [(u64, &'a [u16])];
+
+fn remove(subject: SubjectRef, events: Slots<'_>) -> Job {
     let events = events.iter().map(|(position, slots)| (at(*position), slots.to_vec())).collect();
     effects(vec![Effect::RemoveSlots { subject, events }])
 }
@@ -59,7 +62,7 @@ pub async fn nobody_living_loses_a_slot(rig: &impl Rig) {
     let before = sealed(&*log, 0).await;
     assert_eq!(refused(&*log, remove(person(1), &[(0, &[0])])).await, kept(0), "nobody is forgotten");
     commit(&*log, effects(vec![fence(person(1), &["news"], "fr_1"), fence(person(3), &[], "fr_2")])).await;
-    let cases: [(u8, &[(u64, &[u16])], u64); 7] = [
+    let cases: [(u8, Slots<'_>, u64); 7] = [
         (1, &[(0, &[0])], 0),
         (1, &[(0, &[1, 0])], 0),
         (1, &[(0, &[1]), (0, &[2])], 0),
