@@ -66,6 +66,9 @@ pub const EPOCH_POINTS: &[&str] = &[
     "epoch.after-destroyed-mark",
 ];
 
+/// The points of a batch of a deep erase, in the order in which it passes them.
+pub const DEEP_POINTS: &[&str] = &["deep.before-batch", "deep.after-batch"];
+
 /// The points of backups and restores, in the order in which they pass them.
 pub const BACKUP_POINTS: &[&str] = &[
     "backup.copied",
@@ -85,7 +88,7 @@ pub fn point(name: &'static str) {
     static WANTED: OnceLock<Option<(String, u32)>> = OnceLock::new();
     static PASSED: AtomicU32 = AtomicU32::new(0);
     debug_assert!(
-        [POINTS, START_POINTS, PROJECTION_POINTS, EPOCH_POINTS, BACKUP_POINTS].concat().contains(&name),
+        [POINTS, START_POINTS, PROJECTION_POINTS, EPOCH_POINTS, DEEP_POINTS, BACKUP_POINTS].concat().contains(&name),
         "unlisted crash point {name}"
     );
     let wanted = WANTED.get_or_init(|| {

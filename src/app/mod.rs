@@ -33,7 +33,7 @@ use crate::erasure::recovery::{self, Standing};
 use crate::erasure::requests::{ForgetError, Parts, Requests};
 use crate::event::StoreId;
 use crate::eventlog::EventLog;
-use crate::keystore::keyring::{Keyring, KeyringError};
+use crate::keystore::keyring::KeyringError;
 use crate::keystore::lease::Leases;
 use crate::keystore::member;
 use crate::keystore::{CachedKeystore, KeyCache, Keystore, KeystoreError, KeystoreOpenError, ServiceKeys};
@@ -257,7 +257,7 @@ impl App {
         let others = join(among.as_ref(), &paths, &clock, &config);
         let recorder = Recorder::new(decisions, paths.appender.clone(), among.is_some());
         first.admin_key = first_key(&config, &recorder, &api_keys).await?;
-        let checkpoint = checkpoint_key(&stores.keyring, stores.store)?;
+        let checkpoint = stores.checkpoint_key()?;
         let tables = projection_tables(&config, &places, stores.store).await?;
         let made = (&clock, &entropy, stores.store);
         let views = Views::start(&paths, tables, made, definitions, extras.codes).await?;
@@ -389,7 +389,7 @@ impl Paths {
         Ok(Self { log, keys, leases, registry, access, appender, reader, read, level, queue })
     }
 
-    /// Starts the worker that makes an end of erasures, and what hands them to it.
+    /// Starts what makes an end of erasures, and what hands them to it.
     fn erasures(
         &self,
         stores: Stores,
@@ -407,8 +407,8 @@ impl Paths {
             horizon: config.backup_bound(),
         };
         let (epochs, job) = epochs::start(config, &parts, Arc::clone(&self.level));
-        let (requests, worker) = recovery::start(parts, stores.keyring, stores.store);
-        (requests, epochs, vec![worker, job])
+        let (requests, [worker, deep]) = recovery::start(parts, stores.keyring, stores.store, config.deep_erase_after);
+        (requests, epochs, vec![worker, deep, job])
     }
 }
 
@@ -426,12 +426,6 @@ fn join(among: Option<&Arc<Decisions>>, paths: &Paths, clock: &Clock, config: &C
 fn name_of(config: &Config) -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{} {}", host.trim(), config.listen).trim().to_owned()
-}
-
-/// The origin names the store; a host name of the operator's can replace `oubliette.invalid` one day.
-fn checkpoint_key(keyring: &Keyring, store: StoreId) -> Result<CheckpointKey, StartError> {
-    let origin = format!("oubliette.invalid/{store}");
-    CheckpointKey::from_seed(keyring.signing_seed(), &origin).map_err(|_| StartError::Origin)
 }
 
 /// Writes the counts of closed access windows every few seconds.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use super::StartError;
+use crate::audit::checkpoint::CheckpointKey;
 use crate::clock::Clock;
 use crate::config::{Config, Dsn, OptionalPath};
 use crate::crash;
@@ -36,6 +37,15 @@ pub(super) struct Stores {
     pub service_keys: Arc<ServiceKeys>,
     pub keyring: Arc<Keyring>,
     pub store: StoreId,
+}
+
+impl Stores {
+    /// The key that signs checkpoints. The origin names the store; a host name of the operator's can replace
+    /// `oubliette.invalid` one day.
+    pub fn checkpoint_key(&self) -> Result<CheckpointKey, StartError> {
+        let origin = format!("oubliette.invalid/{}", self.store);
+        CheckpointKey::from_seed(self.keyring.signing_seed(), &origin).map_err(|_| StartError::Origin)
+    }
 }
 
 /// Where one domain lies.

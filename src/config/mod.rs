@@ -173,6 +173,8 @@ pub struct Config {
     pub epoch: Duration,
     /// How long the root key of an earlier epoch still opens backups of the keystore (K).
     pub backup_horizon: Duration,
+    /// How long after an erasure is complete its ciphertext goes too.
+    pub deep_erase_after: Duration,
     /// People whose keys are kept in memory.
     pub key_cache: usize,
     /// Read connections of the event log.
@@ -265,6 +267,7 @@ impl Config {
             lease: Duration::from_secs(5),
             epoch: Duration::from_hours(24),
             backup_horizon: Duration::from_hours(7 * 24),
+            deep_erase_after: Duration::from_hours(24),
             key_cache: 100_000,
             readers: 4,
             cache_kib: 64 * 1024,

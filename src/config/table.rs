@@ -54,6 +54,8 @@ const MIB: usize = 1024 * KIB;
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
 const HOUR: Duration = Duration::from_hours(1);
+/// Longer than this no ciphertext outlives its keys.
+const WEEK: Duration = Duration::from_hours(7 * 24);
 /// Longer than this nobody who was forgotten may stay in a backup.
 const MONTH: Duration = Duration::from_hours(30 * 24);
 
@@ -81,6 +83,7 @@ settings! {
     "lease" Duration => lease, SECOND..=Duration::from_secs(30);
     "epoch" Duration => epoch, HOUR..=MONTH;
     "backup_horizon" Duration => backup_horizon, Duration::ZERO..=MONTH;
+    "deep_erase_after" Duration => deep_erase_after, Duration::ZERO..=WEEK;
     "key_cache" usize => key_cache, 100..=10_000_000;
     "readers" usize => readers, 1..=64;
     "cache_kib" u32 => cache_kib, 1024..=16 * 1024 * 1024;

@@ -6,6 +6,7 @@
 
 pub mod certificate;
 pub mod deadline;
+pub mod deep;
 pub mod epoch;
 pub mod import;
 pub mod preview;
@@ -176,6 +177,20 @@ pub enum Fact {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         statement: Option<Box<Statement>>,
     },
+    /// Ciphertext was removed, in the same transaction. The last of these has no `next`.
+    CiphertextRemoved {
+        /// Number in the erasure record.
+        erasure: u64,
+        /// Events that lost some.
+        events: u64,
+        /// Slots of these that did.
+        slots: u64,
+        /// Bytes of envelopes.
+        bytes: u64,
+        /// Position at which the rest begins; none when there is no rest.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        next: Option<u64>,
+    },
     /// The request was refused.
     ForgetRequestRejected {
         /// Ground, `gdpr:A17-3-b`.
@@ -219,6 +234,7 @@ impl Fact {
             Self::KeysDestroyed { .. } => "keys-destroyed",
             Self::ErasureFailed { .. } => "erasure-failed",
             Self::ErasureCompleted { .. } => "erasure-completed",
+            Self::CiphertextRemoved { .. } => deep::REMOVED_EVENT,
             Self::ForgetRequestRejected { .. } => "forget-request-rejected",
             Self::ForgetRequestCancelled { .. } => "forget-request-cancelled",
         };
@@ -267,6 +283,8 @@ pub struct Request {
     pub nodes: Vec<NodeRelease>,
     /// What verification found.
     pub verification: Option<Verification>,
+    /// What of its ciphertext is gone.
+    pub removed: deep::Removed,
     /// When each state was entered, in order.
     pub history: Vec<(Status, crate::clock::Millis)>,
 }
@@ -326,6 +344,14 @@ pub fn next(
             request.verification = Some(*verification);
             Status::Completed
         }
+        (Status::Completed, Fact::CiphertextRemoved { erasure, events, slots, bytes, next })
+            if request.erasure == Some(*erasure) && request.removed.done.is_none() =>
+        {
+            request.removed.add(*events, *slots, *bytes);
+            request.removed.next = *next;
+            request.removed.done = next.is_none().then_some(at);
+            return Ok(request);
+        }
         _ => return Err(InvalidTransition { from: Some(from) }),
     };
     request.status = status;
@@ -360,6 +386,7 @@ fn open(id: &str, fact: &Fact, at: crate::clock::Millis) -> Result<Request, Inva
         wash_incomplete: false,
         nodes: Vec::new(),
         verification: None,
+        removed: deep::Removed::default(),
         history: vec![(Status::Previewed, at)],
     })
 }
@@ -405,7 +432,13 @@ mod tests {
             Fact::ErasureCompleted { verification, statement: None },
             Fact::ForgetRequestRejected { ground: "gdpr:A17-3-b".into(), by: "ak_2".into() },
             Fact::ForgetRequestCancelled { by: "ak_1".into() },
+            removed(Some(7)),
+            removed(None),
         ]
+    }
+
+    fn removed(next: Option<u64>) -> Fact {
+        Fact::CiphertextRemoved { erasure: 1, events: 1, slots: 2, bytes: 400, next }
     }
 
     fn run(path: &[usize]) -> Result<Request, InvalidTransition> {
@@ -428,10 +461,22 @@ mod tests {
         assert_eq!(run(&[0, 1, 2, 3, 5, 0]).unwrap_err().from, Some(Status::Completed));
     }
 
+    #[test]
+    fn ciphertext_goes_after_completion_in_portions_and_once() {
+        for early in [&[0, 9][..], &[0, 1, 2, 9], &[0, 1, 2, 3, 9], &[0, 1, 2, 3, 5, 9, 9], &[0, 1, 2, 3, 5, 9, 8]] {
+            assert!(run(early).is_err(), "{early:?}");
+        }
+        let part = run(&[0, 1, 2, 3, 5, 8, 8]).unwrap();
+        assert_eq!((part.removed.slots, part.removed.next, part.removed.done), (4, Some(7), None));
+        let done = run(&[0, 1, 2, 3, 5, 8, 8, 9]).unwrap();
+        assert_eq!(done.removed, deep::Removed { events: 3, slots: 6, bytes: 1200, next: None, done: Some(Millis(0)) });
+        assert_eq!((done.status, done.history.len()), (Status::Completed, 4), "it stays completed");
+    }
+
     proptest! {
         /// Whatever comes in whatever order: completed implies fenced, destroyed and verified before.
         #[test]
-        fn completed_only_after_everything(path in prop::collection::vec(0usize..8, 0..12)) {
+        fn completed_only_after_everything(path in prop::collection::vec(0usize..10, 0..12)) {
             let facts = facts();
             let mut state = None;
             for step in path {

@@ -5,11 +5,13 @@
 //! personal data at all. Nothing is changed before the log's record was found to be whole and the newest.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use super::Status;
+use super::deep::DeepErase;
 use super::requests::{self, ForgetError, Parts, Requests};
 use super::worker::{Worker, fenced_generations, scope_of, witness};
 use crate::domain;
@@ -127,11 +129,13 @@ async fn replay(log: &dyn EventLog, keystore: &dyn Keystore) -> Result<u64, Forg
     Ok(replayed)
 }
 
-/// Makes the request handler and starts the worker that belongs to it, which begins with what is unfinished.
-pub fn start(parts: Parts, keyring: Arc<Keyring>, store: StoreId) -> (Requests, JoinHandle<()>) {
+/// Makes the request handler and starts the worker that belongs to it, which begins with what is unfinished, and the deep erase
+/// that follows `after` each erasure.
+pub fn start(parts: Parts, keyring: Arc<Keyring>, store: StoreId, after: Duration) -> (Requests, [JoinHandle<()>; 2]) {
     let wake = Arc::new(Notify::new());
     let (tick, progress) = watch::channel(0);
     let requests = Requests::new(parts, Arc::clone(&keyring), Arc::clone(&wake), progress);
     let worker = Worker::new(requests.clone(), keyring, store, wake, tick);
-    (requests, tokio::spawn(worker.run()))
+    let deep = DeepErase::new(requests.clone(), after);
+    (requests, [tokio::spawn(worker.run()), tokio::spawn(deep.run())])
 }

@@ -314,11 +314,12 @@ impl Worker {
     ) -> Result<u64, ForgetError> {
         let mut opened = 0;
         walk(self.requests.log.as_ref(), subject, |event, meta, _| {
-            let sealed = event.sealed.as_deref().unwrap_or_default();
-            for ((number, slot), bytes) in meta.slots.iter().enumerate().zip(envelope::slots(sealed)) {
+            let mut envelopes = envelope::slots(event.sealed.as_deref().unwrap_or_default());
+            for (number, slot) in meta.slots.iter().enumerate() {
+                let bytes = envelopes.next().and_then(Result::ok).flatten();
                 let Some(dek) = own_key(slot, subject, limit).and_then(|id| alive.get(&id)) else { continue };
-                // A joint slot cannot be opened with one key, but one live key of it is one too many.
-                let opens = bytes.ok().flatten().is_some_and(|bytes| {
+                // A joint slot cannot be opened with one key, nor one without ciphertext, but one live key is one too many.
+                let opens = bytes.is_none_or(|bytes| {
                     let identity = event.identity(&self.store);
                     sealing::open_stored(&[dek], &identity, number as u16, slot, bytes).is_ok()
                 });

@@ -124,6 +124,14 @@ pub enum Effect {
         /// The purposes.
         purposes: Vec<Purpose>,
     },
+    /// Takes the ciphertext of slots of one person away, for good; what is gone already changes nothing. Refused as a whole
+    /// unless every slot is that person's and behind a fence for good.
+    RemoveSlots {
+        /// Whose slots.
+        subject: SubjectRef,
+        /// Events, with the numbers of the slots of each.
+        events: Vec<(Position, Vec<u16>)>,
+    },
     /// Where a forget request stands now.
     Request {
         /// The request.
@@ -135,6 +143,19 @@ pub enum Effect {
         /// Its legal deadline.
         due: Millis,
     },
+}
+
+/// An event, and numbers of slots of it.
+type EventSlots = (Position, Vec<u16>);
+
+impl Effect {
+    /// Of whom slots are to be removed, and which.
+    pub(super) fn loses_slots(&self) -> Option<(SubjectRef, &[EventSlots])> {
+        match self {
+            Self::RemoveSlots { subject, events } => Some((*subject, events)),
+            _ => None,
+        }
+    }
 }
 
 /// One personal read, before it happens.
@@ -212,6 +233,11 @@ pub enum Refused {
     },
     /// The idempotency key came earlier with another request.
     IdempotencyKeyReuse,
+    /// Ciphertext is not removed: a slot is not that person's or not behind a fence, or nobody can tell what stands where.
+    NotErased {
+        /// The event.
+        position: Position,
+    },
     /// The stream is not at the expected revision.
     WrongExpectedRevision {
         /// The stream.

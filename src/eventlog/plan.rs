@@ -4,23 +4,24 @@
 //! revisions, positions and leaves. Pure: an engine gathers the facts inside its transaction, this decides, the engine
 //! inserts. Later jobs of a batch see what earlier ones planned, so a batch behaves as if its jobs came one by one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::{
-    Appended, AppendedStream, Condition, Effect, Fences, Filter, Head, Idempotency, Job, Refused, StreamAppend,
+    Appended, AppendedStream, Condition, Effect, FenceState, Fences, Filter, Head, Idempotency, Job, Refused,
+    StreamAppend,
 };
 use crate::clock::Millis;
-use crate::event::{EventId, Position, Revision, StreamId, StreamName};
+use crate::event::{EventId, Position, Purpose, Revision, StreamId, StreamName, SubjectRef};
 use crate::merkle::{Hash, TILE_HEIGHT};
-use crate::sealing::SealedEvent;
 use crate::sealing::commit::{LeafFields, leaf};
+use crate::sealing::{SealedEvent, envelope};
 
 /// What the database says about the batch, read inside its transaction.
 #[derive(Default)]
 pub struct Facts {
     /// Streams named in the batch that exist.
     pub streams: HashMap<StreamName, StreamFact>,
-    /// Fences of every person with a slot in the batch.
+    /// Fences of every person with a slot in the batch, or of whom slots are to be removed.
     pub fences: Fences,
     /// Caller-chosen event ids that are already in their stream.
     pub known_ids: HashMap<(StreamName, EventId), (Revision, Position)>,
@@ -28,6 +29,10 @@ pub struct Facts {
     pub replies: HashMap<[u8; 32], ([u8; 32], Appended)>,
     /// For each job and condition: whether a stored event matches a `NoneMatching` filter.
     pub matching: HashMap<(usize, usize), bool>,
+    /// Purpose and generation of every slot that a person has in the events of which slots are to be removed.
+    pub owned: HashMap<(SubjectRef, Position, u16), (Purpose, u32)>,
+    /// The sealed columns of these events.
+    pub sealed: HashMap<Position, Option<Vec<u8>>>,
 }
 
 /// A stream as stored.
@@ -65,8 +70,10 @@ pub struct Planned {
     pub nodes: Vec<(u8, u64, Hash)>,
     /// Streams to be created, with their fresh ids.
     pub new_streams: Vec<(StreamName, StreamId)>,
-    /// Effects of the accepted jobs, in order, with the time of their job.
+    /// Effects of the accepted jobs, in order, with the time of their job. Removed slots are among the columns.
     pub effects: Vec<(Effect, Millis, Position)>,
+    /// Sealed columns that lose slots, as they are afterwards.
+    pub columns: BTreeMap<Position, Option<Vec<u8>>>,
     /// Replies to remember.
     pub replies: Vec<(Idempotency, Appended)>,
     /// The head afterwards (the erasure epoch is the engine's to raise with its fences).
@@ -86,6 +93,7 @@ pub fn plan(head: Head, facts: &Facts, jobs: Vec<Job>, mut fresh: impl FnMut() -
             nodes: Vec::new(),
             new_streams: Vec::new(),
             effects: Vec::new(),
+            columns: BTreeMap::new(),
             replies: Vec::new(),
             head,
             outcomes: Vec::new(),
@@ -135,6 +143,7 @@ impl Planner<'_> {
             self.revision(&append.stream, append.expected)?;
             self.fenced(append)?;
         }
+        job.effects.iter().try_for_each(|effect| self.removable(effect))?;
         Ok(Judged::Fresh)
     }
 
@@ -225,6 +234,44 @@ impl Planner<'_> {
         Ok(())
     }
 
+    /// Whatever the caller believed: no ciphertext goes that a living person's key opens for that person.
+    fn removable(&self, effect: &Effect) -> Result<(), Refused> {
+        let Some((subject, events)) = effect.loses_slots() else { return Ok(()) };
+        let fences = self.facts.fences.0.get(&subject).map(Vec::as_slice).unwrap_or_default();
+        for (position, slots) in events {
+            let erased = |slot: &u16| {
+                let owned = self.facts.owned.get(&(subject, *position, *slot));
+                owned.is_some_and(|(purpose, generation)| {
+                    fences.iter().any(|fence| {
+                        fence.state != FenceState::Restricted
+                            && fence.purpose.as_ref().is_none_or(|fenced| fenced == purpose)
+                            && fence.covers(*generation)
+                    })
+                })
+            };
+            let well_formed =
+                self.column(*position).is_none_or(|column| envelope::slots(column).all(|slot| slot.is_ok()));
+            if !well_formed || !slots.iter().all(erased) {
+                return Err(Refused::NotErased { position: *position });
+            }
+        }
+        Ok(())
+    }
+
+    /// The sealed column of an event, as earlier jobs of the batch leave it.
+    fn column(&self, position: Position) -> Option<&[u8]> {
+        let planned = self.out.columns.get(&position);
+        planned.or_else(|| self.facts.sealed.get(&position)).and_then(Option::as_deref)
+    }
+
+    fn remove(&mut self, effect: &Effect) {
+        let Some((_, events)) = effect.loses_slots() else { return };
+        for (position, slots) in events {
+            let left = self.column(*position).and_then(|column| envelope::without(column, slots).ok());
+            self.out.columns.extend(left.map(|left| (*position, left)));
+        }
+    }
+
     fn condition(&self, job: usize, index: usize, condition: &Condition) -> Result<(), Refused> {
         let holds = match condition {
             Condition::Stream { stream, expected } => expected.is_met_by(self.current(stream)),
@@ -243,6 +290,7 @@ impl Planner<'_> {
         let first = self.out.head.next;
         let streams = job.appends.into_iter().map(|append| self.append(append, recorded, fresh)).collect();
         let appended = Appended { streams, replayed: false };
+        job.effects.iter().for_each(|effect| self.remove(effect));
         self.out.effects.extend(job.effects.into_iter().map(|effect| (effect, recorded, first)));
         if let Some(idempotency) = job.idempotency {
             self.out.replies.push((idempotency, appended.clone()));

@@ -14,7 +14,7 @@ use super::problem::{self, Problem, ProblemBody};
 use crate::auth::Permission;
 use crate::clock::Millis;
 use crate::erasure::requests::{ForgetError, OpenRequest};
-use crate::erasure::{Request, Status, certificate};
+use crate::erasure::{Request, Status, certificate, deep};
 use crate::event::{NaturalKey, Purpose, SubjectKey};
 use crate::schema::lint;
 
@@ -46,7 +46,7 @@ pub async fn open(State(app): State<Shared>, caller: Caller, body: Json) -> Resu
     caller.require(Permission::RequestForget)?;
     let request = open_request(&app, &caller, body).await?;
     let location = format!("/v1/forget-requests/{}", request.id);
-    let body = render(&request, &caller);
+    let body = render(&app, &request, &caller);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], axum::Json(body)).into_response())
 }
 
@@ -150,7 +150,7 @@ pub async fn reject(
     let Rejection { ground } = body.into()?;
     let ground = legal_basis(Some(ground))?;
     let request = app.requests.reject(&id, &ground, &caller.principal.id).await?;
-    Ok(axum::Json(render(&request.ok_or_else(Problem::not_found)?, &caller)))
+    Ok(axum::Json(render(&app, &request.ok_or_else(Problem::not_found)?, &caller)))
 }
 
 /// Withdraws a request that was not approved yet: by whoever opened it, or an officer.
@@ -166,10 +166,11 @@ pub async fn cancel(
     caller.require(Permission::RequestForget)?;
     let request = visible(&app, &caller, &id, Permission::ApproveForget).await?;
     let request = app.requests.cancel(&request.id, &caller.principal.id).await?;
-    Ok(axum::Json(render(&request.ok_or_else(Problem::not_found)?, &caller)))
+    Ok(axum::Json(render(&app, &request.ok_or_else(Problem::not_found)?, &caller)))
 }
 
-/// One request: where it stands, what was destroyed and when, and what the verification tried and opened.
+/// One request: where it stands, what was destroyed and when, what the verification tried and opened, and when its ciphertext
+/// goes or how much of it is gone.
 #[utoipa::path(get, path = "/v1/forget-requests/{id}", tag = "privacy",
     params(("id" = String, Path, description = "`fr_…`")),
     responses((status = 200, description = "The request", body = Value),
@@ -185,7 +186,7 @@ pub async fn show(
         Some(wait) => app.requests.wait(&request.id, wait).await?.ok_or_else(Problem::not_found)?,
         None => request,
     };
-    Ok(axum::Json(render(&request, &caller)))
+    Ok(axum::Json(render(&app, &request, &caller)))
 }
 
 /// Lists requests by age.
@@ -386,7 +387,7 @@ async fn wait(
     }
     let status = if done { StatusCode::OK } else { StatusCode::ACCEPTED };
     let location = format!("/v1/forget-requests/{}", request.id);
-    Ok((status, [(header::LOCATION, location)], axum::Json(render(&request, caller))).into_response())
+    Ok((status, [(header::LOCATION, location)], axum::Json(render(app, &request, caller))).into_response())
 }
 
 /// A request that this caller may see: with the permission, or because it opened it.
@@ -437,7 +438,7 @@ fn legal_basis(text: Option<String>) -> Result<String, Problem> {
 }
 
 /// A request as callers see it. No personal data: pseudonym, counts, key ids, times.
-fn render(request: &Request, caller: &Caller) -> Value {
+fn render(app: &Shared, request: &Request, caller: &Caller) -> Value {
     let purposes = request.purposes.as_ref();
     let scope =
         purposes.map_or(json!("all"), |list| json!({"purposes": list.iter().map(Purpose::as_str).collect::<Vec<_>>()}));
@@ -480,5 +481,11 @@ fn render(request: &Request, caller: &Caller) -> Value {
         );
     }
     put("verification", json!(request.verification));
+    if let Some(due) = deep::due(request, app.config.deep_erase_after) {
+        let deep::Removed { events, slots, bytes, done, .. } = request.removed;
+        let done = done.map(Millis::rfc3339);
+        let body = json!({"due": due.rfc3339(), "done_at": done, "events": events, "slots": slots, "bytes": bytes});
+        put("deep_erase", body);
+    }
     body
 }

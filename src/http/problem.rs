@@ -263,6 +263,7 @@ fn refused(refused: Refused, by_header: bool) -> Problem {
             "idempotency-key-reuse",
             "The idempotency key came earlier with another request",
         ),
+        Refused::NotErased { .. } => internal(),
         Refused::WrongExpectedRevision { expected, current, stream } => {
             let status = if by_header { StatusCode::PRECONDITION_FAILED } else { StatusCode::CONFLICT };
             Problem::new(status, "wrong-expected-revision", "The stream is not at the expected revision")

@@ -262,6 +262,26 @@ impl<'a> Iterator for Slots<'a> {
     }
 }
 
+/// The column without the ciphertext of these slots, each of which keeps its place, so that the others keep their numbers;
+/// `None` when no ciphertext is left. What is not there, or not any more, changes nothing.
+///
+/// # Errors
+/// [`BlobError`] when the column is not well formed: then nobody knows what stands where.
+pub fn without(blob: &[u8], removed: &[u16]) -> Result<Option<Vec<u8>>, BlobError> {
+    let mut column = SealedBlob(Vec::with_capacity(blob.len()));
+    let mut left = false;
+    for (number, slot) in slots(blob).enumerate() {
+        match slot?.filter(|_| !removed.iter().any(|one| usize::from(*one) == number)) {
+            Some(envelope) => {
+                column.push(envelope);
+                left = true;
+            }
+            None => column.push_removed(),
+        }
+    }
+    Ok(left.then(|| column.into_bytes()))
+}
+
 /// Length to which a clear text is padded.
 fn bucket(len: usize) -> usize {
     match len {
@@ -412,5 +432,37 @@ mod tests {
         let mut longer = bytes;
         longer.push(0);
         assert_eq!(slots(&longer).last(), Some(Err(BlobError)));
+    }
+
+    #[test]
+    fn removed_slots_leave_their_place_and_nothing_else() {
+        let (store, event, owners) = context();
+        let ctx = slot(&store, &event, &owners[..1]);
+        let envelopes: Vec<Vec<u8>> = (0..3).map(|nonce| seal(&dek(1), &ctx, &[0; 32], b"{}", &[nonce; 12])).collect();
+        let mut whole = SealedBlob::default();
+        for envelope in &envelopes {
+            whole.push(envelope);
+        }
+        let whole = whole.into_bytes();
+        let left = |column: &Option<Vec<u8>>| {
+            let blob = column.as_deref().unwrap_or_default();
+            let found: Result<Vec<_>, _> = slots(blob).map(|slot| slot.map(|s| s.map(<[u8]>::to_vec))).collect();
+            found.unwrap()
+        };
+        for chosen in 0..8_u16 {
+            let removed: Vec<u16> = (0..3).filter(|number| chosen & (1 << number) != 0).collect();
+            let column = without(&whole, &removed).unwrap();
+            if removed.len() == 3 {
+                assert_eq!(column, None, "nothing is left");
+                continue;
+            }
+            let kept = |number: u16| (!removed.contains(&number)).then(|| envelopes[usize::from(number)].clone());
+            assert_eq!(left(&column), [kept(0), kept(1), kept(2)]);
+            let column = column.unwrap();
+            assert_eq!(without(&column, &removed), Ok(Some(column.clone())), "twice is once");
+            assert_eq!(without(&column, &[3, u16::MAX]), Ok(Some(column)), "there are no such slots");
+        }
+        assert_eq!(without(&[], &[0]), Ok(None));
+        assert_eq!(without(&whole[..whole.len() - 1], &[0]), Err(BlobError), "nothing is guessed");
     }
 }

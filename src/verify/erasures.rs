@@ -3,7 +3,7 @@
 use super::{Defect, Out, Place, VerifyError};
 use crate::domain;
 use crate::erasure::requests::{ForgetError, load};
-use crate::erasure::{Fact, Request, Status};
+use crate::erasure::{Fact, Request, Status, deep};
 use crate::event::{Purpose, SubjectRef};
 use crate::eventlog::{ErasureRow, EventLog, Head, StoredEvent};
 use crate::keystore::Keystore;
@@ -108,7 +108,11 @@ async fn request(log: &dyn EventLog, row: &ErasureRow) -> Result<Option<Defect>,
         (status, Some(_)) => status == Status::Completed,
         (_, None) => true,
     };
-    Ok((!completed).then_some(Defect::Completion))
+    if !completed {
+        return Ok(Some(Defect::Completion));
+    }
+    let gone = request.removed.done.is_none() || deep::is_gone(log, &request).await?;
+    Ok((!gone).then_some(Defect::CiphertextLeft))
 }
 
 fn contradicts(request: &Request, row: &ErasureRow) -> bool {

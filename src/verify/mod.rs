@@ -108,6 +108,7 @@ pub async fn verify(
             }
         }
         opener.check(&open, &mut scan.out).await?;
+        opener.check_ids(page.rows.iter().zip(&metas), &mut scan.out).await?;
         for (level, number, hash) in std::mem::take(&mut scan.nodes) {
             let kept = log.hashes(level, number, 1).await?;
             if kept.first().is_some_and(|(_, kept)| *kept != hash) {

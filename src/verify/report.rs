@@ -124,6 +124,9 @@ pub enum Defect {
     /// No fence covers the slot, and its ciphertext is gone.
     #[error("the ciphertext is missing without an erasure")]
     CiphertextMissing,
+    /// The request says that all its ciphertext is gone.
+    #[error("ciphertext is there that was said to be removed")]
+    CiphertextLeft,
     /// The envelope names another key than the slot's.
     #[error("the key id is not that of the slot's key")]
     KeyId,
@@ -133,6 +136,12 @@ pub enum Defect {
     /// No fence covers the slot, and its key is destroyed.
     #[error("the key is destroyed without an erasure")]
     KeyDestroyed,
+    /// The stored key is not one that the keystore wrapped for this person and purpose.
+    #[error("the key is damaged, or another one was put in its place")]
+    KeyDamaged,
+    /// The external id of a person who is named in the event cannot be opened.
+    #[error("the external id of somebody named in it is damaged, or its key is")]
+    IdDamaged,
     /// The erasure is complete, and the key is still there.
     #[error("the key survived a completed erasure")]
     KeyAlive,

@@ -5,10 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use super::event::pseudonym;
 use super::{Defect, Out, Place, Sampling, VerifyError};
 use crate::event::{Purpose, StoreId, SubjectRef};
 use crate::eventlog::{AuditRow, EventLog, Fences, StoredEvent};
-use crate::keystore::{Dek, DekId, Fetched, Keystore, Kid};
+use crate::keystore::{Dek, DekId, Fetched, Keystore, KeystoreError, Kid};
 use crate::sealing::envelope;
 use crate::sealing::meta::{Meta, SlotMeta};
 use crate::sealing::{self, OpenedSlot};
@@ -89,15 +90,14 @@ impl Opener<'_> {
         }
         out.report.erased += erased.len() as u64;
         let Some(keystore) = self.keystore else { return Ok(()) };
-        let wanted: Vec<DekId> = wanted.into_iter().collect();
-        let fetched = keystore.fetch(wanted.clone()).await?;
-        let keys: HashMap<DekId, Fetched> = wanted.into_iter().zip(fetched).collect();
+        let keys = fetch(keystore, wanted.into_iter().collect()).await?;
         for (slot, owners) in erased {
             for id in owners {
                 match keys.get(id) {
-                    Some(Fetched::Key(_)) => out.find(slot.place(), Defect::KeyAlive),
-                    Some(Fetched::Unknown) => out.find(slot.place(), Defect::TombstoneMissing),
-                    Some(Fetched::Destroyed { .. }) | None => {}
+                    Some(Some(Fetched::Key(_))) => out.find(slot.place(), Defect::KeyAlive),
+                    Some(Some(Fetched::Unknown)) => out.find(slot.place(), Defect::TombstoneMissing),
+                    Some(None) => out.find(slot.place(), Defect::KeyDamaged),
+                    Some(Some(Fetched::Destroyed { .. })) | None => {}
                 }
             }
         }
@@ -108,19 +108,43 @@ impl Opener<'_> {
         self.look_again(&doubtful, out).await
     }
 
-    fn readable<'s>(
+    /// The external ids of the people who are named in one page: each can be opened, or is not there.
+    pub async fn check_ids<'r>(
         &self,
-        slot: &'s Slot<'s>,
-        keys: &HashMap<DekId, Fetched>,
-        doubtful: &mut Vec<(&'s Slot<'s>, Defect)>,
+        rows: impl Iterator<Item = (&'r AuditRow, &'r Option<Meta<'r>>)>,
         out: &mut Out,
-    ) {
+    ) -> Result<(), VerifyError> {
+        let Some(keystore) = self.keystore else { return Ok(()) };
+        let mut named = BTreeMap::new();
+        for (row, meta) in rows {
+            let sites = meta.iter().flat_map(|meta| &meta.ids);
+            for subject in sites.filter_map(|site| pseudonym(&row.event.public, site.1)) {
+                named.entry(subject).or_insert(Place::Event(row.event.position));
+            }
+        }
+        match keystore.external_ids(named.keys().copied().collect()).await {
+            Ok(_) => return Ok(()),
+            Err(KeystoreError::Corrupt { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        for (subject, place) in named {
+            match keystore.external_ids(vec![subject]).await {
+                Ok(_) => {}
+                Err(KeystoreError::Corrupt { .. }) => out.find(place, Defect::IdDamaged),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn readable<'s>(&self, slot: &'s Slot<'s>, keys: &Keys, doubtful: &mut Vec<(&'s Slot<'s>, Defect)>, out: &mut Out) {
         let mut deks: Vec<&Dek> = Vec::with_capacity(slot.owners.len());
         for id in &slot.owners {
             match keys.get(id) {
-                Some(Fetched::Key(dek)) => deks.push(dek),
-                Some(Fetched::Destroyed { .. }) => return doubtful.push((slot, Defect::KeyDestroyed)),
-                Some(Fetched::Unknown) | None => return doubtful.push((slot, Defect::KeyUnknown)),
+                Some(Some(Fetched::Key(dek))) => deks.push(dek),
+                Some(Some(Fetched::Destroyed { .. })) => return doubtful.push((slot, Defect::KeyDestroyed)),
+                Some(Some(Fetched::Unknown)) | None => return doubtful.push((slot, Defect::KeyUnknown)),
+                Some(None) => return out.find(slot.place(), Defect::KeyDamaged),
             }
         }
         match slot.open(&self.store, &deks) {
@@ -158,6 +182,28 @@ impl Opener<'_> {
         }
         Ok(completed)
     }
+}
+
+/// What the keystore has of each key; `None` where its bytes contradict the format.
+type Keys = HashMap<DekId, Option<Fetched>>;
+
+/// Fetches keys. One that is damaged makes the keystore refuse all it was asked for with, so they are asked for one by one then.
+async fn fetch(keystore: &dyn Keystore, wanted: Vec<DekId>) -> Result<Keys, VerifyError> {
+    match keystore.fetch(wanted.clone()).await {
+        Ok(fetched) => return Ok(wanted.into_iter().zip(fetched.into_iter().map(Some)).collect()),
+        Err(KeystoreError::Corrupt { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let mut keys = Keys::new();
+    for id in wanted {
+        let found = match keystore.fetch(vec![id.clone()]).await {
+            Ok(mut fetched) => fetched.pop(),
+            Err(KeystoreError::Corrupt { .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
+        keys.insert(id, found);
+    }
+    Ok(keys)
 }
 
 /// Whether a completed erasure covers this key.

@@ -367,6 +367,10 @@ fn reserved_calls(sources: &[Source]) -> Vec<String> {
             if !destroys && (has(".destroy(") || has("Keystore::destroy") || has("DestroyOrder {")) {
                 found.push(format!("src/{path}:{line} destroys keys; only the erasure worker and recovery may"));
             }
+            let removes = path == "erasure/deep.rs" || path.starts_with("eventlog/");
+            if !removes && has("RemoveSlots {") {
+                found.push(format!("src/{path}:{line} removes ciphertext; only the deep erase may"));
+            }
             let makes = code.match_indices("SealedEvent {").any(|(at, _)| {
                 let before = code[..at].trim_end();
                 !["struct", "impl", "for", "->", "&"].iter().any(|word| before.ends_with(word))

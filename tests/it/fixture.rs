@@ -6,11 +6,15 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use oubliette::clock::Clock;
+use oubliette::clock::{Clock, Millis};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::harness::Server;
+use crate::nodes::until;
+
+/// A moment after the last event of the fixture.
+const WRITTEN: Millis = Millis(1_795_263_410_000);
 
 const FILES: [&str; 5] =
     ["events/events.db", "keys/keys.db", "keyring/store", "keyring/root-00000001.key", "keyring/audit-signing.key"];
@@ -49,7 +53,8 @@ fn payment(payer: &str, payee: &str, name: &str) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_of_format_1_still_works() {
-    let server = Server::on(copy(), |config| config.dev = true, Clock::System).await;
+    let clock = Clock::manual(WRITTEN);
+    let server = Server::on(copy(), |config| config.dev = true, clock.clone()).await;
     let page = server.get("/v1/streams/account-1/events").await.expect(200).json();
     assert_eq!(page["items"][0]["data"], payment("p1", "p2", "Ada King"));
     let ada = &page["items"][1];
@@ -63,6 +68,18 @@ async fn a_store_of_format_1_still_works() {
     let page = server.get("/v1/streams/account-1/events").await.expect(200).json();
     assert_eq!(page["items"][0]["data"]["payer_name"], "[erased]");
     assert_eq!(page["items"][2]["data"]["payer_name"], "Cy Orr");
+    // What was erased then loses its ciphertext as what is erased now does.
+    clock.advance(24 * 60 * 60 * 1000);
+    let requests = server.get("/v1/forget-requests").await.expect(200).json();
+    let requests = requests["items"].as_array().unwrap();
+    assert_eq!(requests.len(), 2);
+    for request in requests {
+        let path = format!("/v1/forget-requests/{}", request["id"].as_str().unwrap());
+        let gone = async || server.get(&path).await.expect(200).json()["deep_erase"].clone();
+        until("the ciphertext goes", async || Some(gone().await).filter(|deep| !deep["done_at"].is_null())).await;
+        // For payments, for marketing, and the note, which is about two.
+        assert_eq!((&gone().await["events"], &gone().await["slots"]), (&json!(1), &json!(3)));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

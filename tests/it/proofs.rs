@@ -1,6 +1,8 @@
 //! The log as a transparency log: proofs of any size, tiles, and that neither forgetting nor a restart changes what was
 //! proven.
 
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use oubliette::audit::checkpoint::{self, Checkpoint};
@@ -126,11 +128,15 @@ async fn what_is_not_in_the_log_is_refused() {
     server.send("POST", "/v1/audit/log/checkpoint", &[], "").await.expect(405);
 }
 
-/// A thousand proofs, taken before people are forgotten, hold afterwards: against their own checkpoint, and the log of then
+/// A thousand proofs, taken before people are forgotten and their ciphertext is removed, hold afterwards: against their own checkpoint, and the log of then
 /// is a beginning of the log of now.
 #[tokio::test(flavor = "multi_thread")]
-async fn forgetting_changes_no_proof() {
-    let server = api::start().await;
+async fn neither_forgetting_nor_deep_erase_changes_a_proof() {
+    let server = Server::with(|config| {
+        api::dev(config);
+        config.deep_erase_after = Duration::ZERO;
+    })
+    .await;
     crate::erasure::register(&server).await;
     for person in 0..40 {
         for _ in 0..20 {
@@ -147,7 +153,11 @@ async fn forgetting_changes_no_proof() {
         taken.push(server.get(&path).await.expect(200).text());
     }
     for person in 0..10 {
-        server.forget(&format!("p{person}")).await;
+        let id = server.forget(&format!("p{person}")).await["id"].as_str().unwrap().to_owned();
+        let path = format!("/v1/forget-requests/{id}");
+        while server.get(&path).await.expect(200).json()["deep_erase"]["done_at"].is_null() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
     let server = api::restart(server).await;
     assert_eq!(vkey(&server).await, key);

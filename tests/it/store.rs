@@ -84,7 +84,7 @@ impl Store {
             entropy,
             horizon: Duration::from_hours(8 * 24),
         };
-        let (requests, _) = recovery::start(parts, keyring, STORE);
+        let (requests, _) = recovery::start(parts, keyring, STORE, Duration::from_hours(24));
         Self { dir, log, keystore, registry, appender, requests, clock }
     }
 

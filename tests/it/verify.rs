@@ -187,7 +187,7 @@ fn records() -> Vec<Case> {
         (
             "head set back",
             |c| run(c, "update head set next_position = 17"),
-            vec![(Place::Head, TreeSize), (Place::Head, TreeRoot)],
+            vec![(Place::Head, TreeSize), (Place::Head, TreeRoot), (at(17), BeyondHead)],
         ),
         (
             "footprint row removed",

@@ -13,10 +13,10 @@ use tokio_postgres::types::ToSql;
 use super::lookups;
 use super::rows::{self, bytes, count, get, integer};
 use crate::db::postgres::{Connection, PgError};
-use crate::event::{Category, EventId, EventType, Position, Revision, StreamId, StreamName, SubjectRef};
+use crate::event::{Category, EventId, EventType, Position, Purpose, Revision, StreamId, StreamName, SubjectRef};
 use crate::eventlog::plan::{Facts, StreamFact};
 use crate::eventlog::reply::decode_reply;
-use crate::eventlog::{Batch, Condition, Filter, Head, ReadError};
+use crate::eventlog::{Batch, Condition, Effect, Filter, Head, ReadError};
 use crate::sealing::SealedEvent;
 
 /// What earlier transactions of this node learnt. Streams are true as long as no other node has written, people as long as
@@ -101,6 +101,9 @@ const NAMES: &str = "select n.text, n.id from unnest($1::text[]) w(text) join na
 const IDS: &str = "select w.name, e.event_id, e.revision, e.position
      from unnest($1::text[], $2::bytea[]) w(name, id) join streams s on s.name = w.name
      join events e on e.stream = s.id and e.event_id = w.id and e.caller_id = 1";
+const OWNED: &str = "select f.position, f.slot, n.text, f.generation from footprint f join names n on n.id = f.purpose
+     where f.subject = $1 and f.position = any($2) and f.slot >= 0";
+const SEALED: &str = "select position, sealed from events where position = any($1)";
 const ACCESS: &str = "select coalesce(max(id), 0) from access_log";
 const REPLIES: &str = "select key, request, positions, expires_ms from idempotency where key = any($1)";
 
@@ -167,6 +170,9 @@ pub async fn gather(connection: &Connection, batch: &Batch, cache: &mut Cache) -
             }
         }
     }
+    for (subject, events) in batch.jobs.iter().flat_map(|job| &job.effects).filter_map(Effect::loses_slots) {
+        removals(connection, subject, events, &mut facts).await?;
+    }
     // Asked for whenever a stream is spoken of.
     let last_stream = last_stream.unwrap_or(0);
     Ok(Gathered { head, facts, last_stream, last_name, last_access, names })
@@ -204,6 +210,7 @@ impl<'b> Questions<'b> {
             people: HashSet::new(),
         };
         for job in &batch.jobs {
+            questions.people.extend(job.effects.iter().filter_map(Effect::loses_slots).map(|(subject, _)| subject));
             questions.keys.extend(job.idempotency.iter().map(|idempotency| idempotency.key.as_slice()));
             questions.streams.extend(job.conditions.iter().filter_map(|condition| match condition {
                 Condition::Stream { stream, .. } => Some(stream),
@@ -302,6 +309,26 @@ fn put_replies(found: &[Row], batch: &Batch, facts: &mut Facts) -> Result<(), Pg
         if let (true, Some(reply)) = (live, decode_reply(get(row, 2)?)) {
             facts.replies.insert(key, (request, reply));
         }
+    }
+    Ok(())
+}
+
+/// Whose the slots are that are to be removed, and the columns that they stand in.
+async fn removals(
+    connection: &Connection,
+    subject: SubjectRef,
+    events: &[(Position, Vec<u16>)],
+    facts: &mut Facts,
+) -> Result<(), Failed> {
+    let positions: Vec<i64> = events.iter().map(|(position, _)| integer(position.0)).collect();
+    for row in connection.query(OWNED, &[&subject.0.as_slice(), &positions]).await? {
+        if let (Ok(slot), Ok(purpose)) = (u16::try_from(get::<i64>(&row, 1)?), Purpose::parse_any(get(&row, 2)?)) {
+            let place = (subject, Position(count(&row, 0)?), slot);
+            facts.owned.insert(place, (purpose, count(&row, 3)? as u32));
+        }
+    }
+    for row in connection.query(SEALED, &[&positions]).await? {
+        facts.sealed.insert(Position(count(&row, 0)?), get(&row, 1)?);
     }
     Ok(())
 }

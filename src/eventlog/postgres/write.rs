@@ -53,6 +53,8 @@ const INSERT_REPLIES: &str = "insert into idempotency(key, request, positions, e
        expires_ms = excluded.expires_ms";
 const EXPIRE_REPLIES: &str = "delete from idempotency where key in
      (select key from idempotency where expires_ms <= $1 order by expires_ms limit 64)";
+const REMOVE_SLOTS: &str = "update events e set sealed = w.sealed
+     from unnest($1::bigint[], $2::bytea[]) w(position, sealed) where e.position = w.position";
 const MOVE_HEAD: &str = "update head set next_position = $1, recorded_ms = $2, erasure_epoch = $3, frontier = $4";
 /// A hint for other nodes, delivered when the transaction commits.
 const NOTIFY: &str = "select pg_notify('oubliette_log', $1)";
@@ -91,6 +93,9 @@ pub async fn write(
     let tree = TreeColumns::of(&planned.nodes);
     let seen = AccessColumns::of(access, gathered.last_access);
     let replies = ReplyColumns::of(planned);
+    let columns = std::mem::take(&mut planned.columns);
+    let (places, columns): (Vec<i64>, Vec<Option<Vec<u8>>>) =
+        columns.into_iter().map(|(position, sealed)| (position.0 as i64, sealed)).unzip();
     let expired = now.map_or(0, |now| now.0);
     let mut steps: Steps<'_> = Vec::new();
     if !name_ids.is_empty() {
@@ -105,6 +110,9 @@ pub async fn write(
         let set: Vec<&(dyn ToSql + Sync)> = vec![&replies.keys, &replies.requests, &replies.texts, &replies.expires];
         steps.push((INSERT_REPLIES, set));
         steps.push((EXPIRE_REPLIES, vec![&expired]));
+    }
+    if !places.is_empty() {
+        steps.push((REMOVE_SLOTS, vec![&places, &columns]));
     }
     if planned.effects.is_empty() {
         let head = HeadColumns::of(&planned.head);
@@ -420,6 +428,8 @@ async fn apply(
             let sql = "update fences set reauthorized = 1 where subject = $1 and purpose = any($2)";
             connection.execute(sql, &[&subject.0.as_slice(), &purposes]).await.map(drop)
         }
+        // Among the columns of the plan.
+        Effect::RemoveSlots { .. } => Ok(()),
         Effect::Request { id, subject, status, due } => {
             let sql = "insert into forget_requests(id, subject, status, position, due_ms) values ($1, $2, $3, $4, $5)
                  on conflict (id) do update set status = $3, position = $4";

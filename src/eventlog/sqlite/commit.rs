@@ -146,6 +146,10 @@ impl Writer {
             tx.prepare_cached("delete from idempotency where key in (select key from idempotency where expires_ms <= ?1 order by expires_ms limit 64)")?
                 .execute([now.0])?;
         }
+        for (position, sealed) in &planned.columns {
+            tx.prepare_cached("update events set sealed = ?2 where position = ?1")?
+                .execute((rows::integer(position.0), sealed))?;
+        }
         for (effect, at, position) in &planned.effects {
             apply(tx, effect, *at, position.0, &mut planned.head)?;
         }
@@ -305,6 +309,8 @@ fn apply(tx: &Transaction<'_>, effect: &Effect, at: Millis, position: u64, head:
             }
             Ok(())
         }
+        // Among the columns of the plan.
+        Effect::RemoveSlots { .. } => Ok(()),
         Effect::Request { id, subject, status, due } => tx
             .prepare_cached(
                 "insert into forget_requests(id, subject, status, position, due_ms) values (?1, ?2, ?3, ?4, ?5)

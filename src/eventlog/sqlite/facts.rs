@@ -5,10 +5,10 @@ use rusqlite::types::Value as Sql;
 use rusqlite::{Connection, OptionalExtension, params_from_iter};
 
 use super::rows;
-use crate::event::{Position, Revision, StreamId, StreamName};
+use crate::event::{Position, Purpose, Revision, StreamId, StreamName};
 use crate::eventlog::plan::{Facts, StreamFact};
 use crate::eventlog::reply::decode_reply;
-use crate::eventlog::{Batch, Condition, Fences, Filter, Job};
+use crate::eventlog::{Batch, Condition, Effect, Fences, Filter, Job};
 use crate::sealing::SealedEvent;
 
 /// Heads of the streams written last, so that a busy stream costs no query. Filled only by committed transactions.
@@ -21,6 +21,7 @@ pub fn gather(connection: &Connection, batch: &Batch, cache: &mut StreamCache, e
         streams(connection, job, cache, &mut facts)?;
         known_ids(connection, job, &mut facts)?;
         replies(connection, job, &mut facts)?;
+        removals(connection, job, &mut facts)?;
         for (at, condition) in job.conditions.iter().enumerate() {
             if let Condition::NoneMatching { after, filter } = condition {
                 facts.matching.insert((index, at), any_matching(connection, *after, filter)?);
@@ -33,7 +34,8 @@ pub fn gather(connection: &Connection, batch: &Batch, cache: &mut StreamCache, e
 
 fn people(batch: &Batch) -> impl Iterator<Item = crate::event::SubjectRef> {
     let events = batch.jobs.iter().flat_map(|job| &job.appends).flat_map(|append| &append.events);
-    events.flat_map(SealedEvent::footprint).map(|entry| entry.subject)
+    let erased = batch.jobs.iter().flat_map(|job| &job.effects).filter_map(Effect::loses_slots);
+    events.flat_map(SealedEvent::footprint).map(|entry| entry.subject).chain(erased.map(|(subject, _)| subject))
 }
 
 fn streams(connection: &Connection, job: &Job, cache: &mut StreamCache, facts: &mut Facts) -> rusqlite::Result<()> {
@@ -103,6 +105,29 @@ fn replies(connection: &Connection, job: &Job, facts: &mut Facts) -> rusqlite::R
         && let Some(appended) = decode_reply(&reply)
     {
         facts.replies.insert(idempotency.key, (request, appended));
+    }
+    Ok(())
+}
+
+/// Whose the slots are that are to be removed, and the columns that they stand in.
+fn removals(connection: &Connection, job: &Job, facts: &mut Facts) -> rusqlite::Result<()> {
+    for (subject, events) in job.effects.iter().filter_map(Effect::loses_slots) {
+        let mut owned = connection.prepare_cached(
+            "select f.slot, n.text, f.generation from footprint f join names n on n.id = f.purpose
+             where f.subject = ?1 and f.position = ?2 and f.slot >= 0",
+        )?;
+        let mut sealed = connection.prepare_cached("select sealed from events where position = ?1")?;
+        for (position, _) in events {
+            let at = rows::integer(position.0);
+            let mut found = owned.query((subject.0, at))?;
+            while let Some(row) = found.next()? {
+                if let Ok(purpose) = Purpose::parse_any(row.get_ref(1)?.as_str()?) {
+                    facts.owned.insert((subject, *position, row.get(0)?), (purpose, row.get(2)?));
+                }
+            }
+            let column = sealed.query_row([at], |row| row.get(0)).optional()?;
+            facts.sealed.insert(*position, column.flatten());
+        }
     }
     Ok(())
 }

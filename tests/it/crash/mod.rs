@@ -3,6 +3,7 @@
 //! The points exist in debug builds only, so the suite that uses them does too.
 
 mod check;
+mod deep;
 mod epochs;
 pub mod ledger;
 

@@ -1,6 +1,7 @@
-//! Forgetting, through the API: requests and what they do, races, copies and restored parts.
+//! Forgetting, through the API: requests and what they do, races, removal of ciphertext, copies and restored parts.
 
 mod copies;
+mod deep;
 mod races;
 mod requests;
 

@@ -8,6 +8,7 @@ pub mod fence;
 pub mod model;
 pub mod read;
 pub mod records;
+pub mod removal;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -112,6 +113,12 @@ suite! {
         numbers_beyond_every_row,
         a_position_at_a_time,
         streams_are_listed_by_name;
+    removal:
+        removed_slots_leave_everything_else,
+        nobody_living_loses_a_slot,
+        what_came_after_a_reauthorisation_stays,
+        removals_of_one_batch_add_up,
+        a_column_that_cannot_be_read_is_left;
     records:
         the_footprint_comes_in_pages,
         the_erasure_record_is_dense_and_chained,
