@@ -22,6 +22,8 @@ use crate::sealing::commit::leaf_entry;
 
 /// The log as C2SP `tlog-tiles`: these are below the prefix `/v1/audit/log`.
 pub const LOG_ROUTES: [&str; 2] = ["/v1/audit/log/checkpoint", "/v1/audit/log/tile/{*path}"];
+/// Events read at a time for their entries: an entry is short, its event may be long.
+const AT_ONCE: usize = 16;
 /// Levels of tiles that a log of 2^64 leaves has.
 const TILE_LEVELS: u8 = 8;
 
@@ -147,12 +149,20 @@ async fn tile(
 async fn entries(app: &Shared, tile: &Tile) -> Result<Vec<u8>, Problem> {
     let store = app.log.head().await?.store;
     let mut out = Vec::new();
-    for row in app.log.audit_rows(Position(tile.number * TILE_WIDTH), tile.width as usize).await? {
-        let entry = row.leaf_fields(&store).map(|fields| leaf_entry(&fields));
-        let entry = entry.and_then(|entry| Some((u16::try_from(entry.len()).ok()?, entry)));
-        let (length, entry) = entry.ok_or_else(problem::internal)?;
-        out.extend_from_slice(&length.to_be_bytes());
-        out.extend_from_slice(&entry);
+    let first = tile.number * TILE_WIDTH;
+    for from in (first..first + tile.width).step_by(AT_ONCE) {
+        let count = AT_ONCE.min((first + tile.width - from) as usize);
+        let rows = app.log.audit_rows(Position(from), count).await?;
+        if rows.len() < count {
+            return Err(problem::internal());
+        }
+        for row in rows {
+            let entry = row.leaf_fields(&store).map(|fields| leaf_entry(&fields));
+            let entry = entry.and_then(|entry| Some((u16::try_from(entry.len()).ok()?, entry)));
+            let (length, entry) = entry.ok_or_else(problem::internal)?;
+            out.extend_from_slice(&length.to_be_bytes());
+            out.extend_from_slice(&entry);
+        }
     }
     Ok(out)
 }

@@ -72,6 +72,8 @@ async fn every_proof_holds_at_every_size() {
             consistent(&server.get(&path).await.expect(200).json(), &merkle::root_of(&all[..first as usize]), &key);
         }
     }
+    let nothing = server.get("/v1/audit/proofs/consistency?from=0&to=0").await.expect(200).json();
+    consistent(&nothing, &merkle::empty_root(), &key);
     let present = server.get("/v1/audit/proofs/inclusion?entry=0").await.expect(200).text();
     assert_eq!(proof::verify(&present, &all[0], &key).unwrap().1, now);
 }
