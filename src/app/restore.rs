@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicBool;
 use super::backups::{Backups, Origin};
 use super::stores::{self, Places, Stores, prepare_directories, remove_file};
 use super::{Paths, StartError};
-use crate::audit::{Decisions, ReplayError};
+use crate::audit::Decisions;
 use crate::backup::sqlite::{self, Replaced};
 use crate::backup::{BackupError, Domain, Manifest};
 use crate::clock::{Clock, Millis};
@@ -27,7 +27,7 @@ use crate::keystore::{Keystore, KeystoreError};
 use crate::projection::store;
 use crate::schema::Registry;
 use crate::secret::Entropy;
-use crate::verify::{self, Report, VerifyError};
+use crate::verify::{self, Defect, Finding, Place, Report, VerifyError};
 
 /// Why it was not done.
 #[derive(Debug, thiserror::Error)]
@@ -47,9 +47,6 @@ pub enum RestoreError {
     /// The records cannot be compared afterwards.
     #[error("the erasure records cannot be compared: {0}")]
     Erasure(#[from] ForgetError),
-    /// The record of decisions cannot be read.
-    #[error(transparent)]
-    Replay(#[from] ReplayError),
     /// The store cannot be checked.
     #[error(transparent)]
     Verify(#[from] VerifyError),
@@ -191,8 +188,14 @@ impl Offline {
     async fn check(&self, config: &Config, options: &verify::Options) -> Result<Report, RestoreError> {
         let Stores { log, keystore, .. } = &self.stores;
         let registry = Arc::new(Registry::new(super::registry_options(config)));
-        Decisions::replay(log, &registry, &Arc::default(), &Arc::default()).await?;
-        Ok(verify::verify(log.as_ref(), Some(keystore.as_ref()), Some(&registry), options).await?)
+        let replayed = Decisions::replay(log, &registry, &Arc::default(), &Arc::default()).await;
+        // Damaged like any other event: all else is checked, without what the schemas say.
+        let registry = replayed.is_ok().then_some(registry.as_ref());
+        let mut report = verify::verify(log.as_ref(), Some(keystore.as_ref()), registry, options).await?;
+        if registry.is_none() {
+            report.findings.push(Finding { place: Place::Decisions, defect: Defect::DecisionsUnreadable });
+        }
+        Ok(report)
     }
 
     async fn close(self) {

@@ -1,7 +1,8 @@
 //! The event log as a transparency log: roots of any size, proofs, tiles (RFC 6962, C2SP tlog-tiles).
 //!
 //! Owns: which hashes a root, a proof or a tile is made of. Must not know: how hashes are kept, who signs, HTTP. A proof
-//! costs a handful of reads of at most 256 hashes each, however long the log is.
+//! costs a handful of reads of at most 256 hashes each, however long the log is, where the roots of full tiles are kept; what a
+//! store from before that lacks is computed each time.
 
 use std::ops::Range;
 use std::sync::Arc;

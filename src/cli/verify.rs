@@ -125,7 +125,7 @@ fn of_certificate(arguments: &OfCertificate, out: &mut Output) -> Result<(), Fai
     let statement = &certificate.statement;
     out.record(&json!({"verified": true, "request": statement.request, "keys_destroyed": statement.keys.len(),
         "slots_tried": statement.verification.tried, "slots_opened": statement.verification.opened,
-        "completed_at": certificate.completed_at(), "backups_effective_by": statement.backups_effective_by,
+        "completed_at": certificate.completed_at(), "backups_effective_due": statement.backups_effective_due,
         "residuals": statement.residuals, "log": checkpoint.origin, "log_size": checkpoint.size}))?;
     Ok(())
 }

@@ -23,6 +23,7 @@ use crate::domain::{CERTIFICATE, CERTIFICATE_SUBJECT, lp};
 use crate::event::canonical::canonical;
 use crate::event::{EventId, Position, Purpose, Revision, StoreId, StreamId, SubjectRef};
 use crate::eventlog::{AuditRow, EventLog};
+use crate::keystore::{DekId, Fetched, Keystore};
 use crate::sealing::commit::{LeafFields, commit, leaf};
 
 /// Names the format of a certificate.
@@ -58,8 +59,9 @@ pub struct Statement {
     pub nodes: Vec<NodeRelease>,
     /// What was tried and found afterwards.
     pub verification: Verification,
-    /// From then on at the latest no backup of the keystore opens anything of it, RFC 3339.
-    pub backups_effective_by: String,
+    /// When backups of the keystore are due to open nothing of it any more, by the settings at the completion, RFC 3339. An
+    /// epoch that comes late makes it later; the `root-destroyed` in the log says when it is so.
+    pub backups_effective_due: String,
     /// What the erasure does not cover.
     pub residuals: Vec<Residual>,
     /// What made the statement.
@@ -72,7 +74,7 @@ pub struct Statement {
 pub enum Residual {
     /// Ciphertext stays in the event log and its backups until it is removed; nothing opens it.
     Ciphertext,
-    /// Backups of the keystore hold destroyed keys until `backups_effective_by`.
+    /// Backups of the keystore hold destroyed keys until `backups_effective_due`.
     KeystoreBackups,
     /// What was handed out before: exports, answers kept by others, recipients.
     CopiesHandedOut,
@@ -97,11 +99,16 @@ pub struct Software {
 }
 
 impl Statement {
-    /// What is certified of a request whose verification opened nothing. `horizon`: after so long no backup of the
+    /// What is certified of a request whose verification opened nothing. `fenced`: since when, by the erasure record. `horizon`: after so long no backup of the
     /// keystore opens what was destroyed. `None` when the request has not come that far.
-    pub fn of(request: &Request, verification: Verification, store: &StoreId, horizon: Duration) -> Option<Self> {
-        let at = |wanted: Status| request.history.iter().rev().find(|(status, _)| *status == wanted).map(|(_, at)| *at);
-        let (fenced, destroyed) = (at(Status::Fenced)?, at(Status::Verifying)?);
+    pub fn of(
+        request: &Request,
+        fenced: Millis,
+        verification: Verification,
+        store: &StoreId,
+        horizon: Duration,
+    ) -> Option<Self> {
+        let destroyed = request.history.iter().rev().find(|(status, _)| *status == Status::Verifying)?.1;
         let mut residuals = vec![Residual::Ciphertext, Residual::KeystoreBackups, Residual::CopiesHandedOut];
         residuals.extend([Residual::UnmarkedData, Residual::Medium]);
         residuals.extend(request.wash_incomplete.then_some(Residual::WashIncomplete));
@@ -121,7 +128,7 @@ impl Statement {
             external_id_removed: request.external_id_removed,
             nodes: request.nodes.clone(),
             verification,
-            backups_effective_by: Millis(destroyed.0.saturating_add(horizon)).rfc3339(),
+            backups_effective_due: Millis(destroyed.0.saturating_add(horizon)).rfc3339(),
             residuals,
             software: Software { name: "oubliette".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() },
         })
@@ -174,17 +181,27 @@ struct Entry {
 }
 
 /// Issues the certificate of a forget request, against the log as it is now. `None` when its erasure is not complete, or was
-/// completed by a version that stated nothing.
+/// completed by a version that stated nothing. The log's word is not enough: nothing is signed that the erasure record and the
+/// keystore's tombstones do not say as well.
 ///
 /// # Errors
-/// [`ForgetError`] when the log cannot be read.
-pub async fn issue(log: &Arc<dyn EventLog>, key: &CheckpointKey, request: &str) -> Result<Option<String>, ForgetError> {
-    let completion = facts(log.as_ref(), request).await?.into_iter().find_map(|told| match told.fact {
+/// [`ForgetError`] when log or keystore cannot be reached, or contradict the statement.
+pub async fn issue(
+    log: &Arc<dyn EventLog>,
+    keystore: &dyn Keystore,
+    key: &CheckpointKey,
+    request: &Request,
+) -> Result<Option<String>, ForgetError> {
+    let completion = facts(log.as_ref(), &request.id).await?.into_iter().find_map(|told| match told.fact {
         Fact::ErasureCompleted { statement: Some(statement), .. } => Some((told.position, statement)),
         _ => None,
     });
     let Some((position, statement)) = completion else { return Ok(None) };
     let head = log.head().await?;
+    if !is_so(log.as_ref(), keystore, request, &statement, &head.store).await? {
+        tracing::error!(request = %request.id, "the log states an erasure that record or keystore do not know; not certified");
+        return Err(ForgetError::Corrupt);
+    }
     let rows = log.audit_rows(position, 1).await?;
     let entry = rows.first().and_then(|row| Entry::of(&head.store, row)).ok_or(ForgetError::Corrupt)?;
     let size = head.next.0;
@@ -198,6 +215,34 @@ pub async fn issue(log: &Arc<dyn EventLog>, key: &CheckpointKey, request: &str) 
     // What does not hold here holds nowhere: the stored row or tree is damaged.
     verify(&text, &key.verifier_key()).map_err(|_| ForgetError::Corrupt)?;
     Ok(Some(text))
+}
+
+/// Whether a statement is what the request came to, and what was destroyed.
+async fn is_so(
+    log: &dyn EventLog,
+    keystore: &dyn Keystore,
+    request: &Request,
+    statement: &Statement,
+    store: &StoreId,
+) -> Result<bool, ForgetError> {
+    let row = log.erasure_of(request.id.clone()).await?;
+    let recorded = row.is_some_and(|row| {
+        row.number == statement.erasure && row.subject == request.subject && row.completed.is_some()
+    });
+    let same = statement.request == request.id
+        && statement.keys == request.keys
+        && request.verification == Some(statement.verification)
+        && statement.subject_commitment == subject_commitment(store, &request.id, request.subject);
+    if !recorded || !same || keystore.stats().await?.applied_erasure < statement.erasure {
+        return Ok(false);
+    }
+    let id = |key: &DestroyedKeyRecord| {
+        let purpose = Purpose::parse_any(&key.purpose).ok()?;
+        Some(DekId { subject: request.subject, purpose, generation: key.generation })
+    };
+    let Some(ids) = statement.keys.iter().map(id).collect::<Option<Vec<_>>>() else { return Ok(false) };
+    let fetched = keystore.fetch(ids).await?;
+    Ok(fetched.iter().all(|found| matches!(found, Fetched::Destroyed { .. })))
 }
 
 impl Entry {

@@ -70,9 +70,7 @@ pub fn due(request: &Request, after: Duration) -> Option<Millis> {
 pub async fn is_gone(log: &dyn EventLog, request: &Request) -> Result<bool, ReadError> {
     let mut gone = true;
     walk(log, request.subject, |event, meta, fences| {
-        let own = fences.0.get(&request.subject).into_iter().flatten().filter(|fence| fence.request == request.id);
-        let own = Fences([(request.subject, own.cloned().collect())].into());
-        gone &= present(request, event, meta, &own)?.is_empty();
+        gone &= present(request, event, meta, fences)?.is_empty();
         Ok(())
     })
     .await?;
@@ -134,12 +132,13 @@ impl DeepErase {
         }
         self.catch_up().await?;
         let mut from = self.done;
+        // The log's time never goes back: what was recorded while the clock was ahead would not be due for as long.
+        let now = self.requests.clock.now().max(self.requests.log.head().await?.recorded);
         loop {
             let rows = self.requests.log.erasures(from, PAGE).await?;
             let Some(last) = rows.last() else { return Ok(true) };
             from = last.number;
             for row in rows {
-                let now = self.requests.clock.now();
                 // Complete at the earliest when fenced, and fenced in the order of their numbers.
                 if now < later(row.fenced, self.after) {
                     return Ok(true);
@@ -301,7 +300,10 @@ fn erased(request: &Request, slot: &SlotMeta<'_>, fences: &Fences) -> bool {
     let own = slot.owners.iter().find(|owner| SubjectRef::parse(&owner.0) == Some(request.subject));
     let Some(own) = own else { return false };
     request.purposes.as_ref().is_none_or(|list| list.iter().any(|purpose| purpose.as_str() == slot.purpose))
-        && fences.covering(&request.subject, &slot.purpose, own.1).is_some()
+        && fences.0.get(&request.subject).into_iter().flatten().any(|fence| {
+            let scope = fence.purpose.as_ref().is_none_or(|purpose| purpose.as_str() == slot.purpose);
+            fence.request == request.id && scope && fence.covers(own.1)
+        })
 }
 
 fn later(time: Millis, by: Duration) -> Millis {

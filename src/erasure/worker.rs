@@ -248,7 +248,7 @@ impl Worker {
             return Ok(Status::Failed);
         }
         let done = vec![Effect::Completed { request: item.request.id.clone() }];
-        let statement = Statement::of(&item.request, verification, &self.store, self.requests.horizon);
+        let statement = Statement::of(&item.request, item.row.fenced, verification, &self.store, self.requests.horizon);
         let statement = Some(Box::new(statement.ok_or(ForgetError::Corrupt)?));
         self.step(&mut item, Fact::ErasureCompleted { verification, statement }, done).await?;
         crash::point("forget.after-completion");

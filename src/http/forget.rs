@@ -90,7 +90,7 @@ pub async fn certificate(
 ) -> Result<Response, Problem> {
     query.finish()?;
     let request = visible(&app, &caller, &id, Permission::ReadForgetRequests).await?;
-    let issued = certificate::issue(&app.log, &app.checkpoint, &request.id).await?;
+    let issued = certificate::issue(&app.log, app.keys.keystore().as_ref(), &app.checkpoint, &request).await?;
     let text = issued.ok_or_else(|| {
         Problem::new(
             StatusCode::CONFLICT,

@@ -5,7 +5,7 @@ use crate::domain;
 use crate::erasure::requests::{ForgetError, load};
 use crate::erasure::{Fact, Request, Status, deep};
 use crate::event::{Purpose, SubjectRef};
-use crate::eventlog::{ErasureRow, EventLog, Head, StoredEvent};
+use crate::eventlog::{ErasureRow, EventLog, Head, ReadError, StoredEvent};
 use crate::keystore::Keystore;
 
 const PAGE: usize = 500;
@@ -97,7 +97,7 @@ async fn fenced(log: &dyn EventLog, row: &ErasureRow) -> Result<bool, VerifyErro
 async fn request(log: &dyn EventLog, row: &ErasureRow) -> Result<Option<Defect>, VerifyError> {
     let request = match load(log, &row.request).await {
         Ok(Some((request, _))) => request,
-        Err(ForgetError::Read(error)) => return Err(error.into()),
+        Err(ForgetError::Read(error)) if !matches!(error, ReadError::Corrupt { .. }) => return Err(error.into()),
         Ok(None) | Err(_) => return Ok(Some(Defect::RequestUnreadable)),
     };
     if contradicts(&request, row) {
@@ -111,8 +111,15 @@ async fn request(log: &dyn EventLog, row: &ErasureRow) -> Result<Option<Defect>,
     if !completed {
         return Ok(Some(Defect::Completion));
     }
-    let gone = request.removed.done.is_none() || deep::is_gone(log, &request).await?;
-    Ok((!gone).then_some(Defect::CiphertextLeft))
+    if request.removed.done.is_none() {
+        return Ok(None);
+    }
+    match deep::is_gone(log, &request).await {
+        Ok(gone) => Ok((!gone).then_some(Defect::CiphertextLeft)),
+        // What is damaged was found where it is.
+        Err(ReadError::Corrupt { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn contradicts(request: &Request, row: &ErasureRow) -> bool {

@@ -48,6 +48,8 @@ pub enum Place {
     Event(Position),
     /// In one slot of an event.
     Slot(Position, u16),
+    /// In the record of decisions.
+    Decisions,
     /// In this entry of the erasure record.
     Erasure(u64),
     /// In a kept node of the tree: level, number within the level.
@@ -59,6 +61,7 @@ impl std::fmt::Display for Place {
         match self {
             Self::Head => f.write_str("end of the log"),
             Self::Keystore => f.write_str("keystore"),
+            Self::Decisions => f.write_str("record of decisions"),
             Self::Event(position) => write!(f, "event {}", position.0),
             Self::Slot(position, slot) => write!(f, "event {}, slot {slot}", position.0),
             Self::Erasure(number) => write!(f, "erasure {number}"),
@@ -166,6 +169,9 @@ pub enum Defect {
     /// A kept node of the tree is not that of its leaves.
     #[error("the kept hash is not that of the leaves")]
     TreeNode,
+    /// Schemas, keys and projections do not follow from their events.
+    #[error("it cannot be replayed; schemas were not looked at")]
+    DecisionsUnreadable,
     /// The log ends before this event.
     #[error("the event is behind the end of the log")]
     BeyondHead,

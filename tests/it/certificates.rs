@@ -55,7 +55,7 @@ async fn a_certificate_states_what_was_done_and_names_nobody() {
     assert_eq!(json!(statement.verification), done["verification"]);
     assert_eq!((statement.verification.opened, statement.purposes.as_ref(), statement.erasure), (0, None, 1));
     assert_eq!(Some(certificate.completed_at()), done["history"].as_array().unwrap().last().unwrap()["at"].as_str());
-    assert!(statement.backups_effective_by > statement.fenced_at && statement.external_id_removed);
+    assert!(statement.backups_effective_due > statement.fenced_at && statement.external_id_removed);
     assert!(certificate.is_about(subject) && !certificate.is_about(other));
     for name in ["ada", "ben", "Payer", &subject.to_string(), &hex::encode(subject.0), &other.to_string()] {
         assert!(!text.contains(name), "{name}");

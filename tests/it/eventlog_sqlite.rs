@@ -6,7 +6,7 @@ use std::sync::Arc;
 use oubliette::clock::Millis;
 use oubliette::db::OpenError;
 use oubliette::eventlog::EventLog;
-use oubliette::eventlog::sqlite::{Options, SqliteEventLog};
+use oubliette::eventlog::sqlite::{MIGRATIONS, Options, SqliteEventLog};
 use oubliette::secret::Entropy;
 
 use crate::conformance::eventlog::{ANY, Maker, Rig, STORE, commit, eventlog_suite, job};
@@ -60,13 +60,14 @@ async fn opening_never_creates_and_creating_never_replaces() {
 
 #[tokio::test]
 async fn half_made_damaged_and_newer_files_are_refused() {
+    let newest = MIGRATIONS.last().unwrap();
     let rig = SqliteRig::new();
     std::fs::write(rig.path(), b"").unwrap();
     assert!(matches!(rig.reopen().err(), Some(OpenError::Unusable { .. })), "an empty file is no log");
     for (damage, error) in [
         ("update head set frontier = x'01'", OpenError::Unusable { reason: "head" }),
         ("delete from head", OpenError::Unusable { reason: "head" }),
-        ("pragma user_version = 99", OpenError::Newer { found: 99, known: 1 }),
+        ("pragma user_version = 99", OpenError::Newer { found: 99, known: newest.version }),
     ] {
         let rig = SqliteRig::new();
         rig.create().unwrap().close().await;

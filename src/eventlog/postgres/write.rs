@@ -43,7 +43,7 @@ const INSERT_EVENTS: &str = "insert into events(position, event_id, stream, revi
 const INSERT_FOOTPRINT: &str = "insert into footprint(subject, position, slot, purpose, generation)
      select * from unnest($1::bytea[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])";
 const INSERT_TREE: &str = "insert into tree(level, number, hash)
-     select * from unnest($1::bigint[], $2::bigint[], $3::bytea[])";
+     select * from unnest($1::bigint[], $2::bigint[], $3::bytea[]) on conflict do nothing";
 const INSERT_ACCESS: &str =
     "insert into access_log(id, at_ms, principal, purpose, subject, route, fields, reason, request)
      select * from unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::bigint[], $8::text[], $9::text[])";

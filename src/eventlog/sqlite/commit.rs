@@ -124,7 +124,7 @@ impl Writer {
         learnt.streams.extend(facts.streams.iter().map(|(name, fact)| (name.clone(), (fact.row, fact.id))));
         self.insert_events(tx, &planned.events, &mut learnt)?;
         for (level, number, hash) in &planned.nodes {
-            tx.prepare_cached("insert into tree(level, number, hash) values (?1, ?2, ?3)")?.execute((
+            tx.prepare_cached("insert or ignore into tree(level, number, hash) values (?1, ?2, ?3)")?.execute((
                 level,
                 *number as i64,
                 hash,
