@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicBool;
 use super::backups::{Backups, Origin};
 use super::stores::{self, Places, Stores, prepare_directories, remove_file};
 use super::{Paths, StartError};
-use crate::audit::Decisions;
+use crate::audit::{Decisions, ReplayError};
 use crate::backup::sqlite::{self, Replaced};
 use crate::backup::{BackupError, Domain, Manifest};
 use crate::clock::{Clock, Millis};
@@ -22,6 +22,7 @@ use crate::erasure::import::{ImportError, import};
 use crate::erasure::record::{Record, RecordError};
 use crate::erasure::recovery::{self, Standing};
 use crate::erasure::requests::ForgetError;
+use crate::eventlog::ReadError;
 use crate::keystore::keyring::{Keyring, KeyringError};
 use crate::keystore::{Keystore, KeystoreError};
 use crate::projection::store;
@@ -188,9 +189,13 @@ impl Offline {
     async fn check(&self, config: &Config, options: &verify::Options) -> Result<Report, RestoreError> {
         let Stores { log, keystore, .. } = &self.stores;
         let registry = Arc::new(Registry::new(super::registry_options(config)));
-        let replayed = Decisions::replay(log, &registry, &Arc::default(), &Arc::default()).await;
-        // Damaged like any other event: all else is checked, without what the schemas say.
-        let registry = replayed.is_ok().then_some(registry.as_ref());
+        let replayed = match Decisions::replay(log, &registry, &Arc::default(), &Arc::default()).await {
+            Ok(_) => true,
+            // Damaged like any other event: all else is checked, without what the schemas say.
+            Err(ReplayError::Corrupt { .. } | ReplayError::Read(ReadError::Corrupt { .. })) => false,
+            Err(ReplayError::Read(error)) => return Err(VerifyError::from(error).into()),
+        };
+        let registry = replayed.then_some(registry.as_ref());
         let mut report = verify::verify(log.as_ref(), Some(keystore.as_ref()), registry, options).await?;
         if registry.is_none() {
             report.findings.push(Finding { place: Place::Decisions, defect: Defect::DecisionsUnreadable });

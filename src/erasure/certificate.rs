@@ -26,6 +26,8 @@ use crate::eventlog::{AuditRow, EventLog};
 use crate::keystore::{DekId, Fetched, Keystore};
 use crate::sealing::commit::{LeafFields, commit, leaf};
 
+/// Type of the events that complete an erasure, and that certificates are about.
+pub const COMPLETED_EVENT: &str = "erasure-completed";
 /// Names the format of a certificate.
 const FORMAT: &str = "oubliette/certificate/v1";
 /// A certificate is far shorter.
@@ -267,7 +269,7 @@ impl Entry {
             event: &EventId(digits(&self.event)?),
             stream: &StreamId(digits(&self.stream)?),
             revision: Revision(self.revision),
-            event_type: "erasure-completed",
+            event_type: COMPLETED_EVENT,
             recorded: Millis::parse_rfc3339(&self.completed_at).filter(|at| at.rfc3339() == self.completed_at)?,
             c_meta: &digits(&self.meta_commitment)?,
             c_public: &commit(&digits(&self.public_salt)?, public.as_bytes()),

@@ -233,7 +233,7 @@ impl Fact {
             Self::ErasureFenced { .. } => crate::subscription::ERASURE_EVENT,
             Self::KeysDestroyed { .. } => "keys-destroyed",
             Self::ErasureFailed { .. } => "erasure-failed",
-            Self::ErasureCompleted { .. } => "erasure-completed",
+            Self::ErasureCompleted { .. } => certificate::COMPLETED_EVENT,
             Self::CiphertextRemoved { .. } => deep::REMOVED_EVENT,
             Self::ForgetRequestRejected { .. } => "forget-request-rejected",
             Self::ForgetRequestCancelled { .. } => "forget-request-cancelled",
